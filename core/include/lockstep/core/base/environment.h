@@ -1,0 +1,35 @@
+#pragma once
+// What the process can know of its surroundings: environment variables (the one place that reads them), host,
+// processors, memory, other processes. Thread-safety: all functions may be called from any thread.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace lockstep {
+
+/// The variable's value, or nothing when it is not set.
+std::optional<std::string> environment_variable(const std::string& name);
+/// Sets a variable for this process and its children; call before threads start.
+void set_environment_variable(const std::string& name, const std::string& value);
+
+std::string host_name();
+/// Changes at each boot of the host; empty when the system does not say.
+std::string boot_id();
+int64_t process_id();
+/// Start time of a process in clock ticks since boot, or nothing when there is no such process: with it a process
+/// id names one process, also after the id was reused.
+std::optional<uint64_t> process_start_ticks(int64_t pid);
+/// Processors that this process may run on.
+int num_usable_cpus();
+/// Anonymous and private memory of this process in bytes (smaps_rollup: Private_Clean + Private_Dirty + shared
+/// memory it maps), or nothing when the system does not say.
+std::optional<uint64_t> resident_bytes();
+/// The vector instruction set that LibTorch and our kernels choose by: "avx512", "avx2" or "default".
+std::string instruction_set();
+/// Best-effort settings for large buffers: glibc keeps freed memory instead of handing it back to the kernel at
+/// every step (facts: a fifth of a step's time was page faults). No effect with another allocator.
+void keep_freed_memory();
+
+}  // namespace lockstep

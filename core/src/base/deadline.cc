@@ -1,0 +1,43 @@
+#include "lockstep/core/base/deadline.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <ctime>
+#include <thread>
+
+namespace lockstep {
+
+int64_t monotonic_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+int64_t wall_clock_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+std::string utc_text(int64_t wall_ns) {
+  std::time_t seconds = static_cast<std::time_t>(wall_ns / 1'000'000'000);
+  std::tm parts{};
+  gmtime_r(&seconds, &parts);
+  char buffer[32];
+  size_t n = std::strftime(buffer, sizeof(buffer), "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return std::string(buffer, n);
+}
+
+void sleep_ns(int64_t ns) { std::this_thread::sleep_for(std::chrono::nanoseconds(ns)); }
+
+Deadline Deadline::after_s(double seconds) {
+  Deadline deadline;
+  deadline.length_s_ = seconds;
+  deadline.at_ns_ = monotonic_ns() + static_cast<int64_t>(std::clamp(seconds, 0.0, 4e9) * 1e9);
+  return deadline;
+}
+
+double Deadline::remaining_s() const {
+  return static_cast<double>(std::max<int64_t>(at_ns_ - monotonic_ns(), 0)) * 1e-9;
+}
+
+}  // namespace lockstep
