@@ -5,7 +5,8 @@ find_program(LOCKSTEP_CCACHE ccache)
 if(LOCKSTEP_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   # hash_dir off and a base directory: two clones share their results.
   set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_NOHASHDIR=1
-      CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_SLOPPINESS=time_macros,include_file_mtime ${LOCKSTEP_CCACHE})
+      CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_SLOPPINESS=time_macros,include_file_mtime CCACHE_MAXSIZE=10G
+      ${LOCKSTEP_CCACHE})
 endif()
 
 add_library(lockstep_options INTERFACE)

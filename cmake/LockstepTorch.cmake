@@ -1,15 +1,18 @@
 # Finds LibTorch's CPU libraries and defines the imported target `lockstep_torch`.
 #
-# Looked for, in this order: LOCKSTEP_TORCH_DIR (the folder that holds include/ and lib/), the project's own
-# .deps/, CMAKE_PREFIX_PATH, and the python3 on PATH. find_package(Torch) is not used, because torch's own
-# CMake files want a CUDA toolkit at configure time even for a program that only computes on the CPU.
+# Looked for, in this order: LOCKSTEP_TORCH_DIR (the folder that holds include/ and lib/), the environment's
+# LOCKSTEP_DEPS_DIR, the project's own .deps/, CMAKE_PREFIX_PATH, and the python3 on PATH. find_package(Torch)
+# is not used, because torch's own CMake files want a CUDA toolkit at configure time even for a program that only
+# computes on the CPU.
 
 set(LOCKSTEP_TORCH_DIR "" CACHE PATH "LibTorch: the folder that holds include/torch and lib/libtorch_cpu.so")
 
 if(NOT TARGET lockstep_torch)
-  file(GLOB _lockstep_torch_candidates
-    ${PROJECT_SOURCE_DIR}/.deps/venv/lib/python3*/site-packages/torch
-    $ENV{LOCKSTEP_DEPS_DIR}/venv/lib/python3*/site-packages/torch)
+  set(_lockstep_torch_candidates "")
+  foreach(_deps $ENV{LOCKSTEP_DEPS_DIR} ${PROJECT_SOURCE_DIR}/.deps)
+    file(GLOB _found ${_deps}/venv/lib/python3*/site-packages/torch)
+    list(APPEND _lockstep_torch_candidates ${_found})
+  endforeach()
   foreach(_prefix IN LISTS CMAKE_PREFIX_PATH)
     list(APPEND _lockstep_torch_candidates ${_prefix} ${_prefix}/torch)
   endforeach()
