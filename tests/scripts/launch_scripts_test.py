@@ -1,0 +1,186 @@
+#!/usr/bin/env python3
+"""The launch scripts against fake programs: exit codes, signals, requeues and chains of jobs.
+
+mpirun is the real one; the ranks are a shell script, so no build is needed. srun, sbatch and scontrol are
+stand-ins that record how they were called.
+"""
+import os
+import pathlib
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+WRAPPER = ROOT / "launch/mpirun.sh"
+SBATCH = ROOT / "launch/slurm/train.sbatch"
+CHAIN = ROOT / "launch/slurm/chain.sh"
+
+# A rank: tells that it is ready, then does what its first argument says.
+RANK = r"""#!/usr/bin/env bash
+[ "$1" = train ] && shift
+signals=0
+on_usr1() {
+  signals=$((signals + 1))
+  touch "$DIR/signalled.$signals.${OMPI_COMM_WORLD_RANK:-0}"
+  [ "$MODE" = save-slowly ] && [ $signals = 1 ] && return
+  [ $signals = 1 ] && exit 85
+  exit 1
+}
+trap on_usr1 USR1
+touch "$DIR/ready.${OMPI_COMM_WORLD_RANK:-0}"
+case $1 in
+  exit) exit "$2" ;;
+  die) [ "${OMPI_COMM_WORLD_RANK:-0}" = 1 ] && kill -KILL $$ ;;
+esac
+for _ in $(seq 200); do sleep 0.05; done
+exit 0
+"""
+
+
+class Scripts(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.dir = pathlib.Path(folder.name)
+        self.rank = self.write("rank", RANK)
+        self.env = dict(os.environ, DIR=str(self.dir), MODE="", PATH=f"{self.dir}:{os.environ['PATH']}")
+        for name in ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "SLURM_RESTART_COUNT"):
+            self.env.pop(name, None)
+
+    def write(self, name, text):
+        path = self.dir / name
+        path.write_text(text)
+        path.chmod(0o755)
+        return str(path)
+
+    def start(self, *command, **env):
+        process = subprocess.Popen(
+            [str(part) for part in command], env={**self.env, **env}, cwd=self.dir, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.kill)
+        return process
+
+    def wait_for(self, *names):
+        give_up = time.monotonic() + 30
+        while not all((self.dir / name).exists() for name in names):
+            self.assertLess(time.monotonic(), give_up, f"never came: {names}")
+            time.sleep(0.02)
+
+    def finish(self, process):
+        output, _ = process.communicate(timeout=30)
+        return process.returncode, output
+
+    def ranks(self, num_ranks, *arguments, **env):
+        return self.start("bash", WRAPPER, "-n", num_ranks, "--oversubscribe", self.rank, *arguments, **env)
+
+
+class MpirunWrapper(Scripts):
+    def test_passes_the_programs_exit_codes_through(self):
+        for code in (0, 64, 65, 70, 74, 75, 85):
+            self.assertEqual(self.finish(self.ranks(2, "exit", code))[0], code)
+
+    def test_a_killed_rank_is_75(self):
+        code, output = self.finish(self.ranks(3, "die"))
+        self.assertEqual(code, 75, output)
+        self.assertIn("a rank was killed", output)
+
+    def test_each_stop_signal_reaches_every_rank_as_sigusr1(self):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            for old in self.dir.glob("*.[0-9]"):
+                old.unlink()
+            job = self.ranks(2, "wait")
+            self.wait_for("ready.0", "ready.1")
+            job.send_signal(number)
+            code, output = self.finish(job)
+            self.assertEqual(code, 85, f"{number}: {output}")
+            self.assertTrue((self.dir / "signalled.1.0").exists() and (self.dir / "signalled.1.1").exists())
+
+    def test_a_second_signal_reaches_the_ranks_too(self):
+        job = self.ranks(2, "wait", MODE="save-slowly")
+        self.wait_for("ready.0", "ready.1")
+        job.send_signal(signal.SIGTERM)
+        self.wait_for("signalled.1.0", "signalled.1.1")
+        job.send_signal(signal.SIGTERM)
+        self.wait_for("signalled.2.0")
+        self.assertEqual(self.finish(job)[0], 1)
+
+    def test_reports_a_missing_program(self):
+        code, output = self.finish(self.start("bash", WRAPPER, "-n", 1, self.dir / "absent"))
+        self.assertNotEqual(code, 0)
+        self.assertIn("absent", output)
+
+
+class SlurmTemplate(Scripts):
+    def setUp(self):
+        super().setUp()
+        self.write("srun", '#!/usr/bin/env bash\necho "$*" >"$DIR/srun.args"; shift; exec "$@"\n')
+        self.write("scontrol", '#!/usr/bin/env bash\necho "$*" >>"$DIR/scontrol.args"\n')
+        self.env.update(LOCKSTEP=self.rank, SLURM_JOB_ID="42", SLURM_SUBMIT_DIR=str(ROOT))
+
+    def job(self, *arguments, **env):
+        return self.start("bash", SBATCH, *arguments, **env)
+
+    def requeues(self):
+        path = self.dir / "scontrol.args"
+        return path.read_text().split("\n")[:-1] if path.exists() else []
+
+    def test_starts_the_ranks_by_pmix(self):
+        self.assertEqual(self.finish(self.job("exit", 0))[0], 0)
+        self.assertTrue((self.dir / "srun.args").read_text().startswith("--mpi=pmix "))
+        self.assertEqual(self.requeues(), [])
+
+    def test_the_end_of_the_time_slice_is_a_checkpoint_and_a_requeue(self):
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            (self.dir / "ready.0").unlink(missing_ok=True)
+            (self.dir / "scontrol.args").unlink(missing_ok=True)
+            job = self.job("wait")
+            self.wait_for("ready.0")
+            job.send_signal(number)
+            self.assertEqual(self.finish(job)[0], 85)
+            self.assertEqual(self.requeues(), ["requeue 42"])
+
+    def test_a_lost_rank_is_requeued_so_many_times_and_no_more(self):
+        for restarts, expected in (("0", ["requeue 42"]), ("4", ["requeue 42"]), ("5", [])):
+            (self.dir / "scontrol.args").unlink(missing_ok=True)
+            code, output = self.finish(self.job("exit", 137, SLURM_RESTART_COUNT=restarts))
+            self.assertEqual((code, self.requeues()), (75, expected), output)
+
+    def test_errors_that_will_come_again_are_not_requeued(self):
+        for code in (64, 65, 70, 74):
+            self.assertEqual(self.finish(self.job("exit", code))[0], code)
+        self.assertEqual(self.requeues(), [])
+
+    def test_a_job_of_a_chain_does_not_requeue(self):
+        self.assertEqual(self.finish(self.job("exit", 85, LOCKSTEP_REQUEUE="never"))[0], 85)
+        self.assertEqual(self.requeues(), [])
+
+    def test_runs_under_mpirun_when_told_to(self):
+        self.write("mpirun", '#!/usr/bin/env bash\nexec "$@"\n')
+        self.assertEqual(self.finish(self.job("exit", 85, LOCKSTEP_LAUNCHER="mpirun"))[0], 85)
+        self.assertEqual(self.requeues(), ["requeue 42"])
+
+    def test_refuses_an_unknown_launcher(self):
+        self.assertEqual(self.finish(self.job("exit", 0, LOCKSTEP_LAUNCHER="ssh"))[0], 64)
+
+
+class Chain(Scripts):
+    def test_each_job_waits_for_the_one_before(self):
+        self.write("sbatch", '#!/usr/bin/env bash\necho "$LOCKSTEP_REQUEUE $*" >>"$DIR/sbatch.args"\n'
+                             'echo "$((100 + $(wc -l <"$DIR/sbatch.args")));cluster"\n')
+        code, output = self.finish(self.start("bash", CHAIN, 3, "train.sbatch", "r.toml"))
+        self.assertEqual((code, output.split()), (0, ["101", "102", "103"]))
+        self.assertEqual((self.dir / "sbatch.args").read_text().split("\n")[:-1], [
+            "never --parsable train.sbatch r.toml",
+            "never --parsable --dependency=afterany:101 train.sbatch r.toml",
+            "never --parsable --dependency=afterany:102 train.sbatch r.toml"])
+
+    def test_refuses_a_count_that_is_none(self):
+        for count in ("0", "x", "-1"):
+            self.assertEqual(self.finish(self.start("bash", CHAIN, count, "train.sbatch"))[0], 64)
+
+
+if __name__ == "__main__":
+    unittest.main()
