@@ -14,6 +14,14 @@ function(lockstep_add_room module room)
   set_property(GLOBAL APPEND PROPERTY LOCKSTEP_ROOMS_${module} ${target})
 endfunction()
 
+# lockstep_optimise_kernels(<source>...)
+#   Compiles arithmetic loops of the calling folder so that the compiler vectorises them (sqrt too, hence no
+#   errno). Neither option lets it change a result.
+function(lockstep_optimise_kernels)
+  set_property(SOURCE ${ARGN} APPEND PROPERTY COMPILE_OPTIONS
+    $<$<NOT:$<CONFIG:Debug>>:-O3> -fno-math-errno)
+endfunction()
+
 # lockstep_add_module(<module> PUBLIC target... PRIVATE target... HEADERS file...)
 #   One static library of all the module's rooms: lockstep_<module>, alias lockstep::<module>.
 function(lockstep_add_module module)
