@@ -18,13 +18,14 @@ std::string host_name();
 /// Changes at each boot of the host; empty when the system does not say.
 std::string boot_id();
 int64_t process_id();
-/// Start time of a process in clock ticks since boot, or nothing when there is no such process: with it a process
+/// Start time of a process in clock ticks since boot, or nothing when there is no such process
+/// (or it has ended and waits for its parent): with it a process
 /// id names one process, also after the id was reused.
 std::optional<uint64_t> process_start_ticks(int64_t pid);
 /// Processors that this process may run on.
 int num_usable_cpus();
-/// Anonymous and private memory of this process in bytes (smaps_rollup: Private_Clean + Private_Dirty + shared
-/// memory it maps), or nothing when the system does not say.
+/// Memory that this process holds, in bytes (smaps_rollup: Private_Clean + Private_Dirty + Shared_Dirty, so without
+/// the pages of libraries that others map too), or nothing when the system does not say.
 std::optional<uint64_t> resident_bytes();
 /// The vector instruction set that LibTorch and our kernels choose by: "avx512", "avx2" or "default".
 std::string instruction_set();

@@ -56,7 +56,8 @@ class ReadableFile {
 };
 
 /// All file calls of the project. Errors carry the operation, the path and the system's reason; kNotFound and
-/// kAlreadyExists are told apart from kIoError; symbolic links in the last component are not followed.
+/// kAlreadyExists are told apart from kIoError. Symbolic links in the last component are not followed, except by
+/// list, sync_dir and free_bytes, which are asked about what is behind a folder's name.
 class FileSystem {
  public:
   virtual ~FileSystem() = default;
@@ -75,7 +76,7 @@ class FileSystem {
   virtual Status sync_dir(const std::string& path) = 0;
   /// Free bytes for this user on the disk that holds `path`.
   virtual Result<uint64_t> free_bytes(const std::string& path) = 0;
-  /// Cuts an existing file to `size_bytes`.
+  /// Sets an existing file's size: cuts it, or fills up with zeros. Durable with the next sync of the file.
   virtual Status truncate(const std::string& path, uint64_t size_bytes) = 0;
 };
 

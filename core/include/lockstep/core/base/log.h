@@ -17,11 +17,12 @@ struct LogOptions {
   std::string file_path;   ///< empty: standard error alone; else also appended to this file
 };
 
-/// A handle to one stream of log lines: "2026-11-22 13:05:09.123 warn r2 a3 message".
+/// A handle to one stream of log lines, in UTC: "2026-11-22 13:05:09.123 warn r2 a3 message".
 class Log {
  public:
   /// Warnings and errors to standard error, no rank.
   Log();
+  /// A file that can't be opened is told on standard error, and the log goes on without it.
   explicit Log(const LogOptions& options);
   /// Writes nothing.
   static Log silent();

@@ -1,0 +1,122 @@
+// Environment variables, host, processors, memory. The one owner of getenv.
+#include "lockstep/core/base/environment.h"
+
+#include <malloc.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "lockstep/core/base/text.h"
+
+namespace lockstep {
+
+std::optional<std::string> environment_variable(const std::string& name) {
+  const char* value = std::getenv(name.c_str());
+  if (value == nullptr) return std::nullopt;
+  return std::string(value);
+}
+
+void set_environment_variable(const std::string& name, const std::string& value) {
+  ::setenv(name.c_str(), value.c_str(), /*overwrite=*/1);
+}
+
+std::string host_name() {
+  char buffer[256] = {};
+  if (::gethostname(buffer, sizeof(buffer) - 1) != 0) return "unknown-host";
+  return buffer;
+}
+
+std::string boot_id() {
+  std::ifstream in("/proc/sys/kernel/random/boot_id");
+  std::string line;
+  std::getline(in, line);
+  return std::string(trim(line));
+}
+
+int64_t process_id() {
+  return ::getpid();
+}
+
+std::optional<uint64_t> process_start_ticks(int64_t pid) {
+  if (pid <= 0) return std::nullopt;
+  std::ifstream in(cat("/proc/", pid, "/stat"));
+  std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  // "pid (command) state ppid ..."; the command may hold spaces and parentheses, so count from the
+  // last one.
+  const size_t end_of_command = text.rfind(')');
+  if (end_of_command == std::string::npos) return std::nullopt;
+  std::istringstream fields(text.substr(end_of_command + 1));
+  std::string field;
+  constexpr int kFirstFieldNumber = 3;
+  constexpr int kStartTimeFieldNumber = 22;
+  for (int i = kFirstFieldNumber; i <= kStartTimeFieldNumber; ++i) {
+    if (!(fields >> field)) return std::nullopt;
+    // A zombie has ended; only its parent has not noticed yet.
+    if (i == kFirstFieldNumber && (field == "Z" || field == "X")) return std::nullopt;
+  }
+  uint64_t ticks = 0;
+  auto [end, error] = std::from_chars(field.data(), field.data() + field.size(), ticks);
+  if (error != std::errc() || end != field.data() + field.size()) return std::nullopt;
+  return ticks;
+}
+
+int num_usable_cpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  // Fails on machines with more processors than the set has room for; then the total is the best
+  // answer.
+  if (::sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(CPU_COUNT(&set), 1);
+  return static_cast<int>(std::max(std::thread::hardware_concurrency(), 1u));
+}
+
+std::optional<uint64_t> resident_bytes() {
+  std::ifstream in("/proc/self/smaps_rollup");
+  std::string line;
+  uint64_t total_kib = 0;
+  bool found = false;
+  while (std::getline(in, line)) {
+    std::istringstream fields(line);
+    std::string key;
+    uint64_t kib = 0;
+    if (!(fields >> key >> kib)) continue;
+    if (key == "Private_Clean:" || key == "Private_Dirty:" || key == "Shared_Dirty:") {
+      total_kib += kib;
+      found = true;
+    }
+  }
+  if (!found) return std::nullopt;
+  return total_kib * 1024;
+}
+
+std::string instruction_set() {
+  // LibTorch reads the same variable, so a run that forces its kernels down says so in its records.
+  if (auto forced = environment_variable("ATEN_CPU_CAPABILITY")) {
+    if (*forced == "avx512" || *forced == "avx2" || *forced == "default") return *forced;
+  }
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool has_fma = __builtin_cpu_supports("fma");
+  if (has_fma && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
+    return "avx512";
+  if (has_fma && __builtin_cpu_supports("avx2")) return "avx2";
+#endif
+  return "default";
+}
+
+void keep_freed_memory() {
+#if defined(__GLIBC__)
+  constexpr int kServeFromHeapBelowBytes = 1 << 30;
+  constexpr int kNeverTrim = -1;
+  ::mallopt(M_MMAP_THRESHOLD, kServeFromHeapBelowBytes);
+  ::mallopt(M_TRIM_THRESHOLD, kNeverTrim);
+#endif
+}
+
+}  // namespace lockstep

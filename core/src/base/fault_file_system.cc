@@ -1,0 +1,192 @@
+#include "lockstep/core/base/fault_file_system.h"
+
+#include <array>
+#include <limits>
+#include <mutex>
+#include <set>
+
+#include "lockstep/core/base/text.h"
+
+namespace lockstep {
+
+std::string_view file_operation_name(FileOperation operation) {
+  static constexpr std::array<std::string_view, kNumFileOperations> kNames = {
+      "open_write", "write",     "sync", "truncate", "make_dir", "rename",    "remove",
+      "sync_dir",   "open_read", "read", "list",     "stat",     "free_bytes"};
+  return kNames[static_cast<size_t>(operation)];
+}
+
+struct FaultFileSystem::Plan {
+  struct Fault {
+    FileOperation operation;
+    uint64_t first;  // counted over the calls of the operation since this object was made
+    uint64_t last;
+    Status status;
+  };
+
+  std::mutex mutex;
+  std::function<void(const FileCall&)> hook;
+  std::vector<Fault> faults;
+  std::array<uint64_t, kNumFileOperations> num_calls{};
+  uint64_t num_mutating_calls = 0;
+  std::set<std::string> sync_failed_paths;
+
+  /// Counts the call, tells the hook, and returns the fault planned for it, if any.
+  Status enter(FileOperation operation, const std::string& path) {
+    FileCall call{.operation = operation, .path = path, .number = 0};
+    Status status;
+    std::function<void(const FileCall&)> to_tell;
+    {
+      std::lock_guard lock(mutex);
+      const uint64_t number = ++num_calls[static_cast<size_t>(operation)];
+      if (operation < FileOperation::kOpenRead) {
+        call.number = ++num_mutating_calls;
+        to_tell = hook;
+      }
+      for (const Fault& fault : faults) {
+        if (fault.operation == operation && fault.first <= number && number <= fault.last)
+          status = fault.status;
+      }
+    }
+    if (to_tell) to_tell(call);
+    return status;
+  }
+
+  void add_fault(FileOperation operation, uint64_t nth, bool only_once, Status status) {
+    LOCKSTEP_CHECK(nth >= 1, "calls are counted from 1");
+    LOCKSTEP_CHECK(!status.is_ok(), "a fault needs an error");
+    std::lock_guard lock(mutex);
+    const uint64_t first = num_calls[static_cast<size_t>(operation)] + nth;
+    const uint64_t last = only_once ? first : std::numeric_limits<uint64_t>::max();
+    faults.push_back({operation, first, last, status.with_context(file_operation_name(operation))});
+  }
+};
+
+class FaultFileSystem::Writable final : public WritableFile {
+ public:
+  Writable(std::shared_ptr<Plan> plan, std::unique_ptr<WritableFile> base, std::string path)
+      : plan_(std::move(plan)), base_(std::move(base)), path_(std::move(path)) {}
+
+  Status write(std::span<const std::byte> bytes) override {
+    LOCKSTEP_RETURN_IF_ERROR(failed_);
+    failed_ = plan_->enter(FileOperation::kWrite, path_).with_context(path_);
+    if (failed_.is_ok()) return base_->write(bytes);
+    base_->write(bytes.first(bytes.size() / 2)).ignore();  // the planned error is the one to report
+    return failed_;
+  }
+
+  Status sync() override {
+    LOCKSTEP_RETURN_IF_ERROR(failed_);
+    failed_ = plan_->enter(FileOperation::kSync, path_).with_context(path_);
+    std::lock_guard lock(plan_->mutex);
+    if (!failed_.is_ok()) plan_->sync_failed_paths.insert(path_);
+    if (plan_->sync_failed_paths.contains(path_)) return failed_;
+    return base_->sync();
+  }
+
+  Status close() override { return base_->close(); }
+
+ private:
+  std::shared_ptr<Plan> plan_;
+  std::unique_ptr<WritableFile> base_;
+  std::string path_;
+  Status failed_;
+};
+
+class FaultFileSystem::Readable final : public ReadableFile {
+ public:
+  Readable(std::shared_ptr<Plan> plan, std::unique_ptr<ReadableFile> base, std::string path)
+      : plan_(std::move(plan)), base_(std::move(base)), path_(std::move(path)) {}
+
+  Status read(uint64_t offset_bytes, std::span<std::byte> out) const override {
+    LOCKSTEP_RETURN_IF_ERROR(plan_->enter(FileOperation::kRead, path_).with_context(path_));
+    return base_->read(offset_bytes, out);
+  }
+  Result<uint64_t> size_bytes() const override { return base_->size_bytes(); }
+
+ private:
+  std::shared_ptr<Plan> plan_;
+  std::unique_ptr<ReadableFile> base_;
+  std::string path_;
+};
+
+FaultFileSystem::FaultFileSystem(FileSystem& base) : base_(base), plan_(std::make_shared<Plan>()) {}
+FaultFileSystem::~FaultFileSystem() = default;
+
+void FaultFileSystem::fail_nth(FileOperation operation, uint64_t nth, Status status) {
+  plan_->add_fault(operation, nth, /*only_once=*/true, std::move(status));
+}
+
+void FaultFileSystem::fail_from(FileOperation operation, uint64_t nth, Status status) {
+  plan_->add_fault(operation, nth, /*only_once=*/false, std::move(status));
+}
+
+void FaultFileSystem::clear_faults() {
+  std::lock_guard lock(plan_->mutex);
+  plan_->faults.clear();
+}
+
+void FaultFileSystem::set_hook(std::function<void(const FileCall&)> hook) {
+  std::lock_guard lock(plan_->mutex);
+  plan_->hook = std::move(hook);
+}
+
+uint64_t FaultFileSystem::num_mutating_calls() const {
+  std::lock_guard lock(plan_->mutex);
+  return plan_->num_mutating_calls;
+}
+
+Result<std::unique_ptr<WritableFile>> FaultFileSystem::open_write(const std::string& path,
+                                                                  OpenMode mode) {
+  LOCKSTEP_RETURN_IF_ERROR(plan_->enter(FileOperation::kOpenWrite, path).with_context(path));
+  LOCKSTEP_ASSIGN_OR_RETURN(auto file, base_.open_write(path, mode));
+  return std::unique_ptr<WritableFile>(std::make_unique<Writable>(plan_, std::move(file), path));
+}
+
+Result<std::unique_ptr<ReadableFile>> FaultFileSystem::open_read(const std::string& path) {
+  LOCKSTEP_RETURN_IF_ERROR(plan_->enter(FileOperation::kOpenRead, path).with_context(path));
+  LOCKSTEP_ASSIGN_OR_RETURN(auto file, base_.open_read(path));
+  return std::unique_ptr<ReadableFile>(std::make_unique<Readable>(plan_, std::move(file), path));
+}
+
+Result<std::vector<DirectoryEntry>> FaultFileSystem::list(const std::string& path) {
+  LOCKSTEP_RETURN_IF_ERROR(plan_->enter(FileOperation::kList, path).with_context(path));
+  return base_.list(path);
+}
+
+Result<FileInfo> FaultFileSystem::stat(const std::string& path) {
+  LOCKSTEP_RETURN_IF_ERROR(plan_->enter(FileOperation::kStat, path).with_context(path));
+  return base_.stat(path);
+}
+
+Status FaultFileSystem::make_dir(const std::string& path) {
+  LOCKSTEP_RETURN_IF_ERROR(plan_->enter(FileOperation::kMakeDir, path).with_context(path));
+  return base_.make_dir(path);
+}
+
+Status FaultFileSystem::rename(const std::string& from, const std::string& to) {
+  LOCKSTEP_RETURN_IF_ERROR(plan_->enter(FileOperation::kRename, from).with_context(from));
+  return base_.rename(from, to);
+}
+
+Status FaultFileSystem::remove(const std::string& path) {
+  LOCKSTEP_RETURN_IF_ERROR(plan_->enter(FileOperation::kRemove, path).with_context(path));
+  return base_.remove(path);
+}
+
+Status FaultFileSystem::sync_dir(const std::string& path) {
+  LOCKSTEP_RETURN_IF_ERROR(plan_->enter(FileOperation::kSyncDir, path).with_context(path));
+  return base_.sync_dir(path);
+}
+
+Result<uint64_t> FaultFileSystem::free_bytes(const std::string& path) {
+  LOCKSTEP_RETURN_IF_ERROR(plan_->enter(FileOperation::kFreeBytes, path).with_context(path));
+  return base_.free_bytes(path);
+}
+
+Status FaultFileSystem::truncate(const std::string& path, uint64_t size_bytes) {
+  LOCKSTEP_RETURN_IF_ERROR(plan_->enter(FileOperation::kTruncate, path).with_context(path));
+  return base_.truncate(path, size_bytes);
+}
+
+}  // namespace lockstep
