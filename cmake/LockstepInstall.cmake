@@ -1,16 +1,31 @@
-# Installs the modules, their public headers, the program and the package configuration:
-# find_package(lockstep) then gives lockstep::core, ::distributed, ::checkpoint, ::launch and lockstep::lockstep.
+# Installs the modules, their public headers, the program with its recipes and scripts, and the package
+# configuration. find_package(lockstep) then gives lockstep::core, ::distributed, ::checkpoint and ::launch, and
+# lockstep::lockstep for all of them. The installed tree can be moved.
 include(CMakePackageConfigHelpers)
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/lockstep)
+
 get_property(modules GLOBAL PROPERTY LOCKSTEP_MODULES)
 foreach(module IN LISTS modules)
   install(TARGETS lockstep_${module} EXPORT lockstep-targets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/${module}/include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
           FILES_MATCHING PATTERN "*.h")
 endforeach()
-install(EXPORT lockstep-targets NAMESPACE lockstep:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/lockstep)
+install(EXPORT lockstep-targets NAMESPACE lockstep:: DESTINATION ${package_dir})
+
+if(TARGET lockstep)
+  # LibTorch stays where it is: the installed program looks for it there.
+  set_target_properties(lockstep PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
+  install(TARGETS lockstep RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/launch/recipes ${PROJECT_SOURCE_DIR}/launch/slurm
+        DESTINATION ${CMAKE_INSTALL_DATADIR}/lockstep USE_SOURCE_PERMISSIONS OPTIONAL)
+install(PROGRAMS ${PROJECT_SOURCE_DIR}/launch/mpirun.sh DESTINATION ${CMAKE_INSTALL_DATADIR}/lockstep)
+
+list(TRANSFORM modules PREPEND lockstep:: OUTPUT_VARIABLE LOCKSTEP_EXPORTED_TARGETS)
+list(JOIN LOCKSTEP_EXPORTED_TARGETS " " LOCKSTEP_EXPORTED_TARGETS)
 configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/lockstep-config.cmake.in
-  ${PROJECT_BINARY_DIR}/lockstep-config.cmake INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/lockstep)
+  ${PROJECT_BINARY_DIR}/lockstep-config.cmake INSTALL_DESTINATION ${package_dir})
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/lockstep-config-version.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/lockstep-config.cmake ${PROJECT_BINARY_DIR}/lockstep-config-version.cmake
-              ${PROJECT_SOURCE_DIR}/cmake/LockstepTorch.cmake
-        DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/lockstep)
+              ${PROJECT_SOURCE_DIR}/cmake/LockstepTorch.cmake ${PROJECT_SOURCE_DIR}/cmake/LockstepXxhash.cmake
+        DESTINATION ${package_dir})

@@ -44,6 +44,7 @@ if(NOT TARGET lockstep_torch)
   else()
     set(LOCKSTEP_TORCH_VERSION "unknown")
   endif()
+  set(LOCKSTEP_TORCH_ROOT ${_lockstep_torch_root})
   message(STATUS "LibTorch ${LOCKSTEP_TORCH_VERSION}: ${_lockstep_torch_root}")
 
   add_library(lockstep_torch_cpu SHARED IMPORTED GLOBAL)
