@@ -1,7 +1,7 @@
 #pragma once
-// Communicator: the data path between ranks. Small on purpose: it moves bits and adds nothing, so that every sum
-// is ours and has one order. Implementations: thread ranks in one process, MPI; NCCL later. All pass one
-// conformance suite (tests/distributed/communicator_conformance.h).
+// Communicator: the data path between ranks. Small on purpose: it moves bits and adds nothing, so
+// that every sum is ours and has one order. Implementations: thread ranks in one process, MPI; NCCL
+// later. All pass one conformance suite (tests/distributed/communicator_conformance.h).
 // Thread-safety: one thread at a time (callers hand it over with a happens-before edge).
 // After kTimeout or kPeerFailure a communicator is dead: every later call returns the same error.
 
@@ -33,31 +33,35 @@ class Communicator {
 
   int world_rank() const { return world_rank_; }
   int world_size() const { return world_size_; }
-  /// Payload bytes this rank has handed to send since construction (broadcasts and gathers included).
+  /// Payload bytes this rank has handed to send since construction (broadcasts and gathers
+  /// included).
   uint64_t num_bytes_sent() const { return num_bytes_sent_; }
 
-  /// A group of sends and receives that make progress together; returns when all are done. Between two ranks,
-  /// messages match in the order in which they are listed, over all groups. Memory of different ops must not overlap
-  /// (an op may not both send and receive the same bytes). `on_received(i)`, when given, is called on this thread once
-  /// recvs[i] is filled, in any order, while others may be under way: add there, and the add hides behind the wire.
-  /// `what` names the exchange in errors.
-  /// Collective: each listed peer must list the matching op, with the same number of bytes.
-  /// Errors: kTimeout naming the peers still waited for, kPeerFailure, kInvalidArgument when a peer sent another size.
+  /// A group of sends and receives that make progress together; returns when all are done. Between
+  /// two ranks, messages match in the order in which they are listed, over all groups. Memory that
+  /// is received into must not overlap that of any other op; several sends may share theirs. A peer
+  /// is never this rank itself. `on_received(i)`, when given, is called on this thread once
+  /// recvs[i] is filled, in any order, while others may be under way: add there, and the add hides
+  /// behind the wire. `what` names the exchange in errors. Collective: each listed peer must list
+  /// the matching op, with the same number of bytes. Errors: kTimeout naming the peers still waited
+  /// for, kPeerFailure, kInvalidArgument when a peer sent another size.
   virtual Status exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
                           const std::function<void(size_t)>& on_received, std::string_view what,
                           Deadline deadline) = 0;
-  /// Every rank's `in` in rank order into `out` (world_size times in.size()). in may be a part of out at its own place.
-  /// Collective: all ranks, same size. Errors: as exchange.
-  virtual Status all_gather(std::span<const std::byte> in, std::span<std::byte> out, std::string_view what,
-                            Deadline deadline) = 0;
+  /// Every rank's `in` in rank order into `out` (world_size times in.size()). in may be a part of
+  /// out at its own place. Collective: all ranks, same size. Errors: as exchange.
+  virtual Status all_gather(std::span<const std::byte> in, std::span<std::byte> out,
+                            std::string_view what, Deadline deadline) = 0;
   /// root's bytes into everyone's. Collective: all ranks, same size. Errors: as exchange.
-  virtual Status broadcast(std::span<std::byte> bytes, int root, std::string_view what, Deadline deadline) = 0;
-  /// The backend's own sum over ranks, in place, of `num_elems` floats (or doubles). NOT invariant: for
-  /// reduction = "native" and benchmarks only. Collective: all ranks.
+  virtual Status broadcast(std::span<std::byte> bytes, int root, std::string_view what,
+                           Deadline deadline) = 0;
+  /// The backend's own sum over ranks, in place, of `num_elems` floats (or doubles). NOT invariant:
+  /// for reduction = "native" and benchmarks only. Collective: all ranks.
   virtual Status native_all_reduce_sum(float* values, int64_t num_elems, Deadline deadline) = 0;
   virtual Status native_all_reduce_sum(double* values, int64_t num_elems, Deadline deadline) = 0;
   virtual Status barrier(std::string_view what, Deadline deadline) = 0;
-  /// Ends every wait of this rank with kAborted; later calls return it too. May be called from any thread.
+  /// Ends every wait of this rank with kAborted; later calls return it too. May be called from any
+  /// thread.
   virtual void abort(std::string_view reason) = 0;
   /// "mpi" or "threads"; for reports.
   virtual std::string_view backend() const = 0;

@@ -1,9 +1,11 @@
 #pragma once
-// ControlPlane: small host messages between all ranks: votes, verdicts, start-up checks, the death of a peer.
-// TCP under mpirun, so that it works while MPI is stuck and knows within half a second whose connection closed;
-// in-process for ranks as threads. Thread-safety: one thread at a time; several planes are independent.
-// After kTimeout or kPeerFailure the plane is dead: every later call returns the same error.
+// ControlPlane: small host messages between all ranks: votes, verdicts, start-up checks, the death
+// of a peer. TCP under mpirun, so that it works while MPI is stuck and knows within half a second
+// whose connection closed; in-process for ranks as threads. Thread-safety: one thread at a time;
+// several planes are independent. After kTimeout or kPeerFailure the plane is dead: every later
+// call returns the same error.
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -16,6 +18,9 @@
 
 namespace lockstep {
 
+/// The longest message that a rank may bring to a gather.
+inline constexpr size_t kMaxControlMessageBytes = size_t{64} << 20;
+
 class ControlPlane {
  public:
   virtual ~ControlPlane() = default;
@@ -23,24 +28,28 @@ class ControlPlane {
   int world_size() const { return world_size_; }
 
   /// Every rank's message, in rank order, on every rank. `what` names the wait in errors.
-  /// Collective: all ranks, same order of calls; a rank that calls with another `what` is an error on all.
-  /// Errors: kTimeout naming the ranks that did not arrive, kPeerFailure naming the rank whose connection closed.
-  /// Cost: a gather to rank 0 and a broadcast from it. Messages: at most 64 MiB each.
+  /// Collective: all ranks, same order of calls; a rank that calls with another `what` is an error
+  /// on all. Errors: kTimeout naming the ranks that did not arrive, kPeerFailure naming the rank
+  /// whose connection closed. Cost: a gather to rank 0 and a broadcast from it. Requires: message
+  /// of at most kMaxControlMessageBytes.
   virtual Result<std::vector<std::string>> all_gather(std::string_view what, std::string message,
                                                       Deadline deadline) = 0;
-  /// The ranks whose connection is known to be closed, ascending; never blocks. May be called from any thread.
+  /// The ranks whose connection is known to be closed, ascending; never blocks. May be called from
+  /// any thread.
   virtual std::vector<int> lost_ranks() const = 0;
   /// Another plane over the same ranks, independent of this one (for a background thread).
   /// Collective: all ranks. Errors: as all_gather.
   virtual Result<std::unique_ptr<ControlPlane>> split(std::string_view name, Deadline deadline) = 0;
-  /// Tells the peers that this rank leaves on purpose, then closes. No rank may use the plane afterwards.
+  /// Tells the peers that this rank leaves on purpose, then closes. No rank may use the plane
+  /// afterwards.
   virtual Status shutdown(Deadline deadline) = 0;
 
   /// Rank 0's message on every rank. Collective. Errors: as all_gather.
-  Result<std::string> broadcast(std::string_view what, std::string message_of_rank_0, Deadline deadline);
-  /// One verdict for all: OK when every rank says OK; else the same error on every rank: the code of the lowest
-  /// failing rank and every failing rank's message with its name ("rank 2: ..."), equal messages folded.
-  /// Collective. Errors: the verdict; as all_gather.
+  Result<std::string> broadcast(std::string_view what, std::string message_of_rank_0,
+                                Deadline deadline);
+  /// One verdict for all: OK when every rank says OK; else the same error on every rank: the code
+  /// of the lowest failing rank and every failing rank's message with its name ("rank 2: ..."),
+  /// equal messages folded. Collective. Errors: the verdict; as all_gather.
   Status vote(std::string_view what, const Status& mine, Deadline deadline);
   /// Returns once every rank is here. Collective. Errors: as all_gather.
   Status barrier(std::string_view what, Deadline deadline);

@@ -1,6 +1,7 @@
 #pragma once
-// World: who am I among the ranks, and the two ways to talk to the others. Made once at the start of main, or one
-// for each thread when ranks are threads. Thread-safety: as its Communicator and ControlPlane.
+// World: who am I among the ranks, and the two ways to talk to the others. Made once at the start
+// of main, or one for each thread when ranks are threads. Thread-safety: as its Communicator and
+// ControlPlane.
 
 #include <functional>
 #include <memory>
@@ -23,14 +24,16 @@ struct WorldOptions {
 class World {
  public:
   /// Joins the other ranks: under mpirun or srun --mpi=pmix by MPI_Init, alone otherwise.
-  /// Collective: every rank of the launch. Errors: kInvalidArgument when the launcher's variables and MPI disagree on
-  /// the number of ranks (with a table of what each says and the fix); kTimeout naming the ranks that did not come.
+  /// Collective: every rank of the launch. Errors: kInvalidArgument when the launcher's variables
+  /// and MPI disagree on the number of ranks (with a table of what each says and the fix); kTimeout
+  /// naming the ranks that did not come.
   static Result<World> join(int argc, char** argv, const WorldOptions& options);
   static Result<World> join(int argc, char** argv) { return join(argc, argv, WorldOptions{}); }
   /// A world of one, without MPI.
   static World solo(const WorldOptions& options);
-  /// Runs `rank_main` on `num_ranks` threads, each with its own World, and joins them. Returns the Status of the
-  /// lowest failing rank; an exception in a rank aborts the others' waits and is thrown again here.
+  /// Runs `rank_main` on `num_ranks` threads, each with its own World, and joins them. Returns the
+  /// Status of the lowest failing rank; an exception in a rank aborts the others' waits and is
+  /// thrown again here.
   static Status run_threads(int num_ranks, const std::function<Status(World&)>& rank_main,
                             const WorldOptions& options);
 
@@ -40,22 +43,23 @@ class World {
 
   int world_rank() const;
   int world_size() const;
-  int local_rank() const;   ///< index among the ranks of this host
+  int local_rank() const;       ///< index among the ranks of this host
   int num_local_ranks() const;  ///< ranks on this host
   int num_hosts() const;
   Communicator& communicator();
   ControlPlane& control_plane();
   const Log& log() const;
-  /// Ranks that are threads of this process share it, and must hold it while LibTorch draws random numbers; null
-  /// when the rank has the process to itself.
+  /// Ranks that are threads of this process share it, and must hold it while LibTorch draws random
+  /// numbers; null when the rank has the process to itself.
   std::mutex* process_lock();
-  /// Called on a background thread, within 0.5 s, when a peer's connection closes without a shutdown. One callback;
-  /// it must only record and return.
+  /// Called on a background thread, within 0.5 s, when a peer's connection closes without a
+  /// shutdown. One callback; it must only record and return.
   void on_peer_lost(std::function<void(int world_rank)> callback);
 
   /// Leaves in order: all ranks have arrived, control plane closed, MPI finalised. Collective.
   Status shutdown();
-  /// Leaves in disorder: aborts the communicator and, under MPI, ends the whole job with `exit_code`.
+  /// Leaves in disorder: aborts the communicator and, under MPI, ends the whole job with
+  /// `exit_code`.
   [[noreturn]] void abort_job(int exit_code, std::string_view reason);
 
  private:

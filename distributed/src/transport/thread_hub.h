@@ -1,0 +1,85 @@
+#pragma once
+// ThreadHub: what ranks that are threads of one process share: mailboxes for the data path, rounds
+// for the control planes, and who has left. One mutex guards all of it; payloads are copied outside
+// it, from the sender's memory straight into the receiver's. Thread-safety: any thread.
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "lockstep/core/base/deadline.h"
+#include "lockstep/core/base/status.h"
+#include "lockstep/distributed/communicator.h"
+
+namespace lockstep {
+
+class ThreadHub {
+ public:
+  explicit ThreadHub(int world_size);
+
+  int world_size() const { return world_size_; }
+  /// Held by rank threads while LibTorch draws random numbers (one generator a process).
+  std::mutex& process_lock() { return process_lock_; }
+
+  /// As Communicator::exchange, for `rank`.
+  Status exchange(int rank, std::span<const SendOp> sends, std::span<const RecvOp> recvs,
+                  const std::function<void(size_t)>& on_received, std::string_view what,
+                  Deadline deadline);
+  /// Ends the present and later exchanges of `rank` with kAborted.
+  void abort(int rank, std::string_view reason);
+
+  /// One round of the plane called `plane`: every rank's message. `round` counts each rank's calls
+  /// on that plane. Errors: as ControlPlane::all_gather.
+  Result<std::vector<std::string>> gather(const std::string& plane, int64_t round, int rank,
+                                          std::string_view what, std::string message,
+                                          Deadline deadline);
+
+  /// `rank` will take part in nothing any more. Unless `on_purpose`, whoever waits for it gets
+  /// kPeerFailure, and the other ranks' callbacks are called, on this thread.
+  void leave(int rank, bool on_purpose);
+  std::vector<int> lost_ranks() const;
+  void on_peer_lost(int rank, std::function<void(int)> callback);
+
+ private:
+  enum class Delivery { kPosted, kCopying, kDone, kOtherSize };
+  struct Message {
+    std::span<const std::byte> bytes;
+    Delivery delivery = Delivery::kPosted;
+    size_t expected_bytes = 0;  ///< what the receiver listed, when kOtherSize
+  };
+  struct Round {
+    std::vector<std::string> whats;
+    std::vector<std::string> messages;
+    std::vector<char> has_arrived;
+    int num_arrived = 0;
+    int num_taken = 0;
+  };
+  class ExchangeCall;
+  using Lock = std::unique_lock<std::mutex>;
+
+  std::deque<Message*>& mailbox(int from, int to);
+  /// Waits until something may have changed for `rank`; false when the deadline has passed.
+  bool wait(Lock& lock, int rank, Deadline deadline);
+  std::vector<int> lost_of(const std::vector<int>& ranks) const;
+  Status gather_outcome(const Round& round, std::string_view what, bool has_timed_out,
+                        Deadline deadline) const;
+
+  const int world_size_;
+  std::mutex process_lock_;
+  mutable std::mutex mutex_;
+  std::vector<std::condition_variable> changed_;  ///< one a rank
+  std::vector<std::deque<Message*>> mailboxes_;   ///< [from * N + to], in the order sent
+  std::vector<char> has_left_;
+  std::vector<char> is_lost_;
+  std::vector<std::string> abort_reasons_;
+  std::vector<std::function<void(int)>> callbacks_;
+  std::map<std::pair<std::string, int64_t>, std::shared_ptr<Round>> rounds_;
+};
+
+}  // namespace lockstep
