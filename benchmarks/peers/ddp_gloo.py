@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+"""PyTorch DistributedDataParallel over gloo on the CPU: the ConvNet of launch/recipes/fashion_mnist.toml, as a peer.
+
+Each rank works one micro-batch a step; the images lie in memory as normalised floats before the clock starts (the
+kindest loader there is). Prints one JSON object: images/s of each window of steps, and their median.
+
+    python benchmarks/peers/ddp_gloo.py --ranks 2 --micro-batch 64 --best
+"""
+import argparse
+import gzip
+import json
+import os
+import socket
+import statistics
+import sys
+import time
+
+import numpy
+import torch
+import torch.distributed
+import torch.multiprocessing
+import torch.nn.functional as functional
+
+FOLDER = "/usr/share/datasets/fashion-mnist"
+
+
+def options():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--micro-batch", type=int, default=64, help="images a rank works in a step")
+    parser.add_argument("--warm-up", type=int, default=20, help="steps before the clock starts")
+    parser.add_argument("--windows", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=40, help="steps of a window")
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--channels-last", action="store_true", help="weights and images")
+    parser.add_argument("--fused", action="store_true", help="fused AdamW")
+    parser.add_argument("--bucket-view", action="store_true", help="gradient_as_bucket_view")
+    parser.add_argument("--pin", action="store_true", help="one core a rank, as mpirun does for two ranks")
+    parser.add_argument("--best", action="store_true", help="channels-last, fused, bucket views and pinned")
+    parser.add_argument("--data", default=FOLDER, help="folder of the IDX files")
+    chosen = parser.parse_args()
+    if chosen.best:
+        chosen.channels_last = chosen.fused = chosen.bucket_view = chosen.pin = True
+    return chosen
+
+
+class ConvNet(torch.nn.Module):
+    """421,642 parameters; images [n, 1, 28, 28] to logits [n, 10]."""
+
+    def __init__(self, dropout):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(1, 32, 3, padding=1)
+        self.conv2 = torch.nn.Conv2d(32, 64, 3, padding=1)
+        self.fc1 = torch.nn.Linear(64 * 7 * 7, 128)
+        self.fc2 = torch.nn.Linear(128, 10)
+        self.dropout = dropout
+
+    def forward(self, images):
+        x = functional.max_pool2d(functional.relu(self.conv1(images)), 2)
+        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
+        x = functional.relu(self.fc1(x.flatten(1)))
+        if self.dropout > 0:
+            x = functional.dropout(x, self.dropout, self.training)
+        return self.fc2(x)
+
+
+def read_idx(path, header_bytes):
+    with gzip.open(path) as file:
+        return numpy.frombuffer(file.read(), numpy.uint8, offset=header_bytes)
+
+
+def load(chosen):
+    images = read_idx(f"{chosen.data}/train-images-idx3-ubyte.gz", 16).reshape(-1, 1, 28, 28)
+    labels = read_idx(f"{chosen.data}/train-labels-idx1-ubyte.gz", 8)
+    images = torch.from_numpy(images.astype(numpy.float32) / 255.0)
+    if chosen.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    return images, torch.from_numpy(labels.astype(numpy.int64))
+
+
+def rank_main(rank, chosen, port):
+    if chosen.pin:
+        processors = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {processors[rank % len(processors)]})
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=chosen.ranks)
+    images, labels = load(chosen)
+    net = ConvNet(chosen.dropout)
+    if chosen.channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    model = torch.nn.parallel.DistributedDataParallel(net, gradient_as_bucket_view=chosen.bucket_view)
+    adamw = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=chosen.fused)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
+    batch = chosen.micro_batch
+    rates, step, loss = [], 0, None
+
+    def run(num_steps):
+        nonlocal step, loss
+        for _ in range(num_steps):
+            first = (step * chosen.ranks + rank) * batch % (len(labels) - batch)
+            chunk = order[first:first + batch]
+            adamw.zero_grad()
+            loss = functional.cross_entropy(model(images[chunk]), labels[chunk])
+            loss.backward()
+            adamw.step()
+            step += 1
+
+    run(chosen.warm_up)
+    for _ in range(chosen.windows):
+        torch.distributed.barrier()
+        start = time.perf_counter()
+        run(chosen.steps)
+        rates.append(chosen.steps * batch * chosen.ranks / (time.perf_counter() - start))
+    if rank == 0:
+        print(json.dumps({
+            "images_per_s": statistics.median(rates),
+            "windows_images_per_s": rates,
+            "num_parameters": sum(parameter.numel() for parameter in net.parameters()),
+            "final_loss": float(loss),
+            "options": vars(chosen),
+            "torch": torch.__version__,
+            "malloc": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
+        }), flush=True)
+    torch.distributed.destroy_process_group()
+
+
+def main():
+    chosen = options()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.multiprocessing.spawn(rank_main, args=(chosen, port), nprocs=chosen.ranks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
