@@ -77,8 +77,8 @@ Result<LabelledTable> find_label(CsvTable table, const std::string& path, const 
     std::string nearest = nearest_name(name, table.columns);
     return invalid_argument_error(
         cat(path, ": no label column '", name, "'",
-            nearest.empty() ? std::string() : cat("; did you mean '", nearest, "'?"),
-            " The columns are: ", join(table.columns, ", ")));
+            nearest.empty() ? std::string() : cat("; the nearest is '", nearest, "'"),
+            "; the columns are: ", join(table.columns, ", ")));
   }
   if (table.columns.size() < 2)
     return invalid_argument_error(cat(path, ": there is no column beside the label '", name, "'"));
