@@ -1,0 +1,46 @@
+#pragma once
+// MetricsFile: metrics.jsonl in the run directory, one JSON object a line: steps, evaluations,
+// saves, roll backs. No step stands in it twice and none is lost: it is synced before each save,
+// and cut back to the restored step on resume. Each line has "event" and "num_steps" (steps done
+// when it was written); numbers that are not finite are null. Thread-safety: one thread, on one
+// rank.
+
+#include <memory>
+#include <string>
+
+#include "lockstep/core/base/file_system.h"
+#include "lockstep/core/train/step_loop.h"
+
+namespace lockstep {
+
+class MetricsFile final : public StepObserver {
+ public:
+  /// Opens or creates the file and cuts off every line that belongs to a step after `num_steps`,
+  /// and a torn last line. Lifetime: `fs` must outlive it. Errors: those of the file system,
+  /// kCorruption for a line that is not one of ours.
+  static Result<std::unique_ptr<MetricsFile>> open(FileSystem& fs, const std::string& path,
+                                                   int64_t num_steps);
+
+  Status on_step(const StepRecord& record) override;
+  Status on_evaluation(const EvalRecord& record) override;
+  Status on_save(const SaveRecord& record) override;
+  Status on_roll_back(int64_t num_steps, std::string_view reason) override;
+  /// Makes all lines durable: before each checkpoint is committed, so that none is newer than its
+  /// metrics.
+  Status sync();
+  /// Makes all lines durable and closes the file.
+  Status close();
+
+ private:
+  MetricsFile(FileSystem& fs, std::string path) : fs_(fs), path_(std::move(path)) {}
+  Status cut_back_and_open(int64_t num_steps);
+  Status write_line(std::string line);
+  Status flush();
+
+  FileSystem& fs_;
+  std::string path_;
+  std::unique_ptr<WritableFile> file_;
+  std::string pending_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,137 @@
+#pragma once
+// The step loop: which step comes next, when to evaluate, when to save, when to stop, and what to
+// do about a step whose numbers are not finite. It calls three seams and knows neither ranks nor
+// files: the engine computes, the keeper saves and goes back, observers watch. Every decision is a
+// function of what all ranks know, so that all ranks take it alike. Thread-safety: one thread.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lockstep/core/base/status.h"
+
+namespace lockstep {
+
+/// One finished step, the same on every rank except for the times.
+struct StepRecord {
+  int64_t step = 0;   ///< number of the step, from 0
+  int64_t epoch = 0;  ///< from 0
+  double loss = 0;    ///< weighted mean over the global batch
+  double gradient_norm = 0;
+  double learning_rate = 0;
+  double clip_factor = 1;
+  int64_t num_samples = 0;
+  bool is_applied = true;  ///< false: not finite, or skipped by decision
+  double step_ms = 0;
+};
+
+struct EvalRecord {
+  int64_t num_steps = 0;  ///< steps done before it
+  int64_t epoch = 0;
+  double loss = 0;
+  double accuracy = 0;
+  int64_t num_correct = 0;
+  int64_t num_samples = 0;
+};
+
+struct SaveRecord {
+  Status status;  ///< not OK: the save failed on every rank, the previous checkpoint is untouched,
+                  ///< training can go on
+  int64_t num_steps = 0;
+  int64_t generation = 0;
+  std::string state_digest;
+  double save_ms = 0;
+};
+
+/// Bits of the flag word on which ranks agree at each step.
+inline constexpr uint64_t kFlagStop = 1;  ///< save and leave
+
+struct StepOutcome {
+  StepRecord record;
+  uint64_t flags = 0;  ///< of all ranks
+  std::string
+      bad_numbers;  ///< not empty: not finite, not applied; names step, micro-batch and samples
+};
+
+/// Computes. Collective where there are ranks: all call in the same order and get the same outcome.
+class StepEngine {
+ public:
+  virtual ~StepEngine() = default;
+  /// Forward, backward, reduction and update of one step. `flags` are this rank's; not finite means
+  /// no update.
+  virtual Result<StepOutcome> run_step(int64_t step, uint64_t flags) = 0;
+  /// Counts a step as done without computing it (its batch was found bad before).
+  virtual Result<StepOutcome> skip_step(int64_t step, uint64_t flags) = 0;
+  virtual Result<EvalRecord> evaluate(int64_t num_steps) = 0;
+};
+
+/// Saves the state and goes back to it.
+class StateKeeper {
+ public:
+  virtual ~StateKeeper() = default;
+  /// Saves the state after `num_steps` steps; returns once it is durable, or has failed in a way
+  /// that leaves training able to go on (the record's status). An error returned here ends the run.
+  virtual Result<SaveRecord> save(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
+                                  const std::vector<int64_t>& skipped_steps) = 0;
+  /// Restores the last saved state; returns its number of steps. Errors: kNotFound when there is
+  /// none.
+  virtual Result<int64_t> roll_back() = 0;
+};
+
+/// Watches. An error ends the run: where there are ranks, return one only if all of them do.
+class StepObserver {
+ public:
+  virtual ~StepObserver() = default;
+  virtual Status on_step(const StepRecord& /*record*/) { return Status::ok(); }
+  virtual Status on_evaluation(const EvalRecord& /*record*/) { return Status::ok(); }
+  virtual Status on_save(const SaveRecord& /*record*/) { return Status::ok(); }
+  virtual Status on_roll_back(int64_t /*num_steps*/, std::string_view /*reason*/) {
+    return Status::ok();
+  }
+};
+
+enum class OnNonFinite : uint8_t {
+  kStop,      ///< end the run with an error
+  kSkip,      ///< leave the step out and go on
+  kRollBack,  ///< restore the last checkpoint and leave that step out; stop when it comes again
+};
+
+struct StepLoopOptions {
+  int64_t first_step = 0;  ///< steps already done
+  int64_t end_step = 0;    ///< length of the run in steps
+  int64_t steps_per_epoch = 1;
+  int64_t eval_every_epochs = 1;  ///< 0: only at the end
+  int64_t save_every_steps = 0;   ///< 0: never by steps
+  int64_t save_every_epochs = 0;  ///< 0: never by epochs
+  int64_t stop_after_step = 0;    ///< stop once so many steps are done; 0: no such limit
+  OnNonFinite on_nonfinite = OnNonFinite::kStop;
+  std::vector<int64_t> skipped_steps;  ///< decided earlier, from the checkpoint
+  bool can_save = true;                ///< false: no run directory; nothing is saved
+};
+
+enum class LoopEnd : uint8_t { kDone, kStoppedBySignal, kStoppedByLimit };
+
+struct LoopReport {
+  LoopEnd end = LoopEnd::kDone;
+  int64_t num_steps = 0;  ///< done over the life of the run
+  int64_t num_steps_this_start = 0;
+  std::optional<StepRecord> last_step;
+  std::optional<EvalRecord> last_eval;
+  std::optional<SaveRecord> last_save;
+  std::vector<int64_t> skipped_steps;
+};
+
+/// Asks whether this rank was told to stop (a signal); called once a step.
+using StopQuestion = bool (*)();
+
+/// Runs steps first_step .. end_step - 1. Evaluates and saves at the ends of epochs as told, and at
+/// the end of the run; after a stop it saves and returns. `observers` are called in order.
+/// Collective where the engine is. Errors: those of the seams; kInvalidArgument for numbers that
+/// are not finite under kStop, or that come again after a roll back.
+Result<LoopReport> run_step_loop(StepEngine& engine, StateKeeper& keeper,
+                                 const std::vector<StepObserver*>& observers,
+                                 const StepLoopOptions& options, StopQuestion should_stop);
+
+}  // namespace lockstep

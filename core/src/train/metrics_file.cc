@@ -1,0 +1,134 @@
+#include "lockstep/core/train/metrics_file.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "lockstep/core/base/text.h"
+
+namespace lockstep {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr uint64_t kMaxFileBytes = uint64_t{4} << 30;
+constexpr size_t kBufferBytes = 64 * 1024;
+
+Json number(double value) {
+  return std::isfinite(value) ? Json(value) : Json(nullptr);
+}
+
+// The file up to the first line that belongs to a later step or is torn.
+Result<size_t> kept_bytes(const std::string& path, const std::string& text, int64_t num_steps) {
+  size_t begin = 0;
+  for (int64_t line = 1; begin < text.size(); ++line) {
+    size_t end = text.find('\n', begin);
+    if (end == std::string::npos) break;
+    Json json = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
+                            text.begin() + static_cast<std::ptrdiff_t>(end), nullptr,
+                            /*allow_exceptions=*/false);
+    if (!json.is_object() || !json.contains("num_steps") ||
+        !json["num_steps"].is_number_integer()) {
+      // Only the end of the file can be torn: whole lines after this one mean that it is not ours.
+      if (text.find('\n', end + 1) == std::string::npos) break;
+      return corruption_error(cat(path, ":", line,
+                                  ": expected a JSON object with \"num_steps\", found '",
+                                  text.substr(begin, std::min<size_t>(end - begin, 60)),
+                                  "'; move the file away to start a new one"));
+    }
+    if (json["num_steps"].get<int64_t>() > num_steps) break;
+    begin = end + 1;
+  }
+  return begin;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<MetricsFile>> MetricsFile::open(FileSystem& fs, const std::string& path,
+                                                       int64_t num_steps) {
+  std::unique_ptr<MetricsFile> metrics(new MetricsFile(fs, path));
+  LOCKSTEP_RETURN_IF_ERROR(metrics->cut_back_and_open(num_steps));
+  return metrics;
+}
+
+Status MetricsFile::cut_back_and_open(int64_t num_steps) {
+  LOCKSTEP_ASSIGN_OR_RETURN(bool is_there, exists(fs_, path_));
+  if (is_there) {
+    LOCKSTEP_ASSIGN_OR_RETURN(std::string text, read_whole_file(fs_, path_, kMaxFileBytes));
+    LOCKSTEP_ASSIGN_OR_RETURN(size_t keep, kept_bytes(path_, text, num_steps));
+    if (keep < text.size()) LOCKSTEP_RETURN_IF_ERROR(fs_.truncate(path_, keep));
+  }
+  LOCKSTEP_ASSIGN_OR_RETURN(file_, fs_.open_write(path_, OpenMode::kAppend));
+  LOCKSTEP_RETURN_IF_ERROR(file_->sync());
+  return is_there ? Status::ok() : fs_.sync_dir(path_parent(path_));
+}
+
+Status MetricsFile::write_line(std::string line) {
+  pending_ += line;
+  pending_ += '\n';
+  return pending_.size() >= kBufferBytes ? flush() : Status::ok();
+}
+
+Status MetricsFile::flush() {
+  if (pending_.empty()) return Status::ok();
+  Status status = file_->write(std::as_bytes(std::span(pending_.data(), pending_.size())));
+  pending_.clear();
+  return status;
+}
+
+Status MetricsFile::on_step(const StepRecord& record) {
+  Json json = {{"event", "step"},
+               {"num_steps", record.step + 1},
+               {"epoch", record.epoch},
+               {"loss", number(record.loss)},
+               {"gradient_norm", number(record.gradient_norm)},
+               {"learning_rate", record.learning_rate},
+               {"clip_factor", record.clip_factor},
+               {"num_samples", record.num_samples},
+               {"is_applied", record.is_applied},
+               {"step_ms", record.step_ms}};
+  return write_line(json.dump());
+}
+
+Status MetricsFile::on_evaluation(const EvalRecord& record) {
+  Json json = {{"event", "evaluation"},
+               {"num_steps", record.num_steps},
+               {"epoch", record.epoch},
+               {"loss", number(record.loss)},
+               {"accuracy", record.accuracy},
+               {"num_correct", record.num_correct},
+               {"num_samples", record.num_samples}};
+  LOCKSTEP_RETURN_IF_ERROR(write_line(json.dump()));
+  return flush();
+}
+
+Status MetricsFile::sync() {
+  LOCKSTEP_RETURN_IF_ERROR(flush());
+  return file_->sync();
+}
+
+Status MetricsFile::on_save(const SaveRecord& record) {
+  Json json = {{"event", "save"},
+               {"num_steps", record.num_steps},
+               {"status", record.status.is_ok() ? "durable" : record.status.to_string()},
+               {"generation", record.generation},
+               {"state_digest", record.state_digest},
+               {"save_ms", record.save_ms}};
+  LOCKSTEP_RETURN_IF_ERROR(write_line(json.dump()));
+  return flush();
+}
+
+Status MetricsFile::on_roll_back(int64_t num_steps, std::string_view reason) {
+  LOCKSTEP_RETURN_IF_ERROR(flush());
+  LOCKSTEP_RETURN_IF_ERROR(file_->close());
+  LOCKSTEP_RETURN_IF_ERROR(cut_back_and_open(num_steps));
+  return write_line(
+      Json({{"event", "roll_back"}, {"num_steps", num_steps}, {"reason", std::string(reason)}})
+          .dump());
+}
+
+Status MetricsFile::close() {
+  LOCKSTEP_RETURN_IF_ERROR(sync());
+  return file_->close();
+}
+
+}  // namespace lockstep

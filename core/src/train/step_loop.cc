@@ -1,0 +1,147 @@
+#include "lockstep/core/train/step_loop.h"
+
+#include <algorithm>
+
+namespace lockstep {
+namespace {
+
+class Loop {
+ public:
+  Loop(StepEngine& engine, StateKeeper& keeper, const std::vector<StepObserver*>& observers,
+       const StepLoopOptions& options, StopQuestion should_stop)
+      : engine_(engine),
+        keeper_(keeper),
+        observers_(observers),
+        options_(options),
+        should_stop_(should_stop) {
+    report_.skipped_steps = options.skipped_steps;
+    done_ = options.first_step;
+    if (done_ > 0) last_saved_ = done_;
+  }
+
+  Result<LoopReport> run() {
+    bool needs_base = options_.on_nonfinite == OnNonFinite::kRollBack && options_.can_save;
+    if (needs_base && done_ == 0 && done_ < options_.end_step) LOCKSTEP_RETURN_IF_ERROR(save());
+    while (done_ < options_.end_step) {
+      LOCKSTEP_ASSIGN_OR_RETURN(StepOutcome outcome, one_step());
+      if (outcome.bad_numbers.empty() || options_.on_nonfinite == OnNonFinite::kSkip) {
+        LOCKSTEP_RETURN_IF_ERROR(finish_step(outcome));
+      } else {
+        LOCKSTEP_RETURN_IF_ERROR(handle_bad_numbers(outcome));
+      }
+      bool stopped = (outcome.flags & kFlagStop) != 0;
+      bool at_limit = options_.stop_after_step > 0 && done_ >= options_.stop_after_step;
+      if (done_ < options_.end_step && (stopped || at_limit)) {
+        report_.end = stopped ? LoopEnd::kStoppedBySignal : LoopEnd::kStoppedByLimit;
+        break;
+      }
+    }
+    if (options_.first_step == done_ && report_.end == LoopEnd::kDone && !report_.last_eval) {
+      LOCKSTEP_RETURN_IF_ERROR(evaluate());
+    }
+    if (last_saved_ != done_ && done_ > 0) LOCKSTEP_RETURN_IF_ERROR(save());
+    report_.num_steps = done_;
+    return report_;
+  }
+
+ private:
+  Result<StepOutcome> one_step() {
+    uint64_t flags = should_stop_ != nullptr && should_stop_() ? kFlagStop : 0;
+    const auto& skipped = report_.skipped_steps;
+    if (std::find(skipped.begin(), skipped.end(), done_) != skipped.end())
+      return engine_.skip_step(done_, flags);
+    return engine_.run_step(done_, flags);
+  }
+
+  Status finish_step(const StepOutcome& outcome) {
+    if (!outcome.bad_numbers.empty()) remember_skipped(done_);
+    for (StepObserver* observer : observers_)
+      LOCKSTEP_RETURN_IF_ERROR(observer->on_step(outcome.record));
+    report_.last_step = outcome.record;
+    ++report_.num_steps_this_start;
+    ++done_;
+    bool at_end = done_ == options_.end_step;
+    bool epoch_ends = done_ % options_.steps_per_epoch == 0;
+    int64_t epochs = done_ / options_.steps_per_epoch;
+    auto every = [](int64_t count, int64_t period) { return period > 0 && count % period == 0; };
+    if (at_end || (epoch_ends && every(epochs, options_.eval_every_epochs)))
+      LOCKSTEP_RETURN_IF_ERROR(evaluate());
+    bool save_now = at_end || every(done_, options_.save_every_steps) ||
+                    (epoch_ends && every(epochs, options_.save_every_epochs));
+    return save_now ? save() : Status::ok();
+  }
+
+  Status handle_bad_numbers(const StepOutcome& outcome) {
+    if (options_.on_nonfinite == OnNonFinite::kStop) {
+      return invalid_argument_error(
+          outcome.bad_numbers +
+          "; stopped as train.on_nonfinite = \"stop\" says (\"skip\" leaves such a step out, "
+          "\"rollback\" goes back to the last checkpoint first)");
+    }
+    if (rolled_back_to_ && *rolled_back_to_ == last_saved_) {
+      return invalid_argument_error(
+          outcome.bad_numbers +
+          "; it came again after a roll back to the same checkpoint, so it is not one bad batch: "
+          "lower the learning rate or look at the data");
+    }
+    remember_skipped(done_);
+    LOCKSTEP_ASSIGN_OR_RETURN(done_, keeper_.roll_back());
+    rolled_back_to_ = last_saved_ = done_;
+    for (StepObserver* observer : observers_) {
+      LOCKSTEP_RETURN_IF_ERROR(observer->on_roll_back(done_, outcome.bad_numbers));
+    }
+    return Status::ok();
+  }
+
+  void remember_skipped(int64_t step) {
+    auto& skipped = report_.skipped_steps;
+    auto at = std::lower_bound(skipped.begin(), skipped.end(), step);
+    if (at == skipped.end() || *at != step) skipped.insert(at, step);
+  }
+
+  Status evaluate() {
+    LOCKSTEP_ASSIGN_OR_RETURN(report_.last_eval, engine_.evaluate(done_));
+    for (StepObserver* observer : observers_)
+      LOCKSTEP_RETURN_IF_ERROR(observer->on_evaluation(*report_.last_eval));
+    return Status::ok();
+  }
+
+  Status save() {
+    if (!options_.can_save) return Status::ok();
+    LOCKSTEP_ASSIGN_OR_RETURN(report_.last_save,
+                              keeper_.save(done_, report_.last_eval, report_.skipped_steps));
+    for (StepObserver* observer : observers_)
+      LOCKSTEP_RETURN_IF_ERROR(observer->on_save(*report_.last_save));
+    if (!report_.last_save->status.is_ok()) {
+      // In the middle of a run the next save may go well; at its end nothing comes after this one.
+      bool is_last = done_ == options_.end_step || report_.end != LoopEnd::kDone;
+      return is_last ? report_.last_save->status : Status::ok();
+    }
+    last_saved_ = done_;
+    return Status::ok();
+  }
+
+  StepEngine& engine_;
+  StateKeeper& keeper_;
+  const std::vector<StepObserver*>& observers_;
+  const StepLoopOptions& options_;
+  StopQuestion should_stop_;
+  LoopReport report_;
+  int64_t done_ = 0;
+  int64_t last_saved_ = -1;
+  std::optional<int64_t> rolled_back_to_;
+};
+
+}  // namespace
+
+Result<LoopReport> run_step_loop(StepEngine& engine, StateKeeper& keeper,
+                                 const std::vector<StepObserver*>& observers,
+                                 const StepLoopOptions& options, StopQuestion should_stop) {
+  LOCKSTEP_CHECK(options.steps_per_epoch >= 1, "steps_per_epoch must be at least 1, found ",
+                 options.steps_per_epoch);
+  LOCKSTEP_CHECK(options.first_step <= options.end_step, "the run has ", options.end_step,
+                 " steps, but ", options.first_step, " are done");
+  return Loop(engine, keeper, observers, options, should_stop).run();
+}
+
+}  // namespace lockstep

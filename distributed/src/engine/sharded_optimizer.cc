@@ -1,0 +1,265 @@
+#include "lockstep/distributed/sharded_optimizer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+#include "lockstep/core/base/check.h"
+#include "lockstep/core/flat/flat_buffer.h"
+#include "lockstep/distributed/agreement.h"
+
+namespace lockstep {
+namespace {
+
+constexpr const char* kNumUpdates = "optimizer.num_updates";
+
+// A run of elements of one group, in whole-space and in shard coordinates.
+struct Segment {
+  ElemRun elems;
+  int64_t shard_offset = 0;
+  size_t group = 0;
+};
+
+// This rank's part of one bucket.
+struct Piece {
+  std::vector<Segment> segments;
+};
+
+// This rank's shard of one trainable space.
+struct Shard {
+  DataParallel::TrainableSpace space;
+  std::vector<BlockRun> owned;
+  std::vector<int64_t> owned_offsets;  // of each run, in shard elements
+  std::vector<FlatBuffer> slots;       // one an optimizer slot
+  std::vector<Piece> pieces;           // one a bucket
+};
+
+int64_t shard_offset_of(const Shard& shard, int64_t elem) {
+  for (size_t i = 0; i < shard.owned.size(); ++i) {
+    ElemRun run = shard.space.space->elems_of(shard.owned[i]);
+    if (run.first <= elem && elem < run.end) return shard.owned_offsets[i] + elem - run.first;
+  }
+  LOCKSTEP_CHECK(false, "element ", elem, " is not in this rank's shard of ",
+                 shard.space.space->name);
+  return 0;
+}
+
+std::vector<std::string> describe(const ShardedOptimizerOptions& options,
+                                  const FlatOptimizer& optimizer,
+                                  std::span<const std::string> group_lines) {
+  const ScheduleSpec& schedule = options.schedule;
+  std::vector<std::string> lines = {
+      optimizer.hyperparameters_text(),
+      cat("schedule ", schedule_kind_name(schedule.kind), " warmup_steps ", schedule.warmup_steps,
+          " total_steps ", schedule.total_steps, " final_factor ", schedule.final_factor,
+          " step_every ", schedule.step_every, " step_factor ", schedule.step_factor),
+      cat("clip_max_norm ", options.clip_max_norm)};
+  for (const ParamGroup& group : options.groups) {
+    lines.push_back(cat("group ", group.name, " learning_rate_scale ", group.learning_rate_scale,
+                        " weight_decay ",
+                        group.weight_decay ? cat(*group.weight_decay) : "default"));
+  }
+  lines.insert(lines.end(), group_lines.begin(), group_lines.end());
+  return lines;
+}
+
+}  // namespace
+
+struct ShardedOptimizer::Impl {
+  DataParallel* model = nullptr;
+  ShardedOptimizerOptions options;
+  std::unique_ptr<FlatOptimizer> optimizer;
+  std::vector<ParamGroup> groups;
+  std::vector<Shard> shards;
+  int64_t num_updates = 0;
+
+  Result<std::vector<std::string>> plan();
+  template <typename T>
+  void update_piece(Shard& shard, const Piece& piece, double schedule_factor, double grad_scale);
+};
+
+Result<std::vector<std::string>> ShardedOptimizer::Impl::plan() {
+  std::vector<std::string> group_lines;
+  int rank = model->world().world_rank();
+  for (const auto& space : model->trainable_spaces()) {
+    Shard shard;
+    shard.space = space;
+    shard.owned = space.plan->owned(rank);
+    int64_t num_elems = 0;
+    for (BlockRun run : shard.owned) {
+      shard.owned_offsets.push_back(num_elems);
+      num_elems += space.space->elems_of(run).num_elems();
+    }
+    for (size_t i = 0; i < optimizer->slot_names().size(); ++i) {
+      shard.slots.emplace_back(num_elems * dtype_size_bytes(space.space->dtype));
+    }
+    std::vector<size_t> group_of_tensor;
+    for (const TensorPlace& place : space.space->tensors) {
+      size_t group = options.group_of ? options.group_of(place.spec.name) : 0;
+      if (group >= groups.size()) {
+        return invalid_argument_error(cat("parameter '", place.spec.name, "' was put into group ",
+                                          group, ", but there are ", groups.size()));
+      }
+      group_of_tensor.push_back(group);
+      if (options.group_of)
+        group_lines.push_back(cat(place.spec.name, " in group ", groups[group].name));
+    }
+    for (int b = 0; b < space.plan->num_buckets(); ++b) {
+      ElemRun piece_elems = space.space->elems_of(space.plan->piece(b, rank));
+      Piece piece;
+      for (size_t t = 0; t < space.space->tensors.size(); ++t) {
+        const TensorPlace& place = space.space->tensors[t];
+        ElemRun run{std::max(piece_elems.first, place.offset_elems),
+                    std::min(piece_elems.end, place.offset_elems + place.spec.num_elems())};
+        if (run.num_elems() <= 0) continue;
+        piece.segments.push_back({run, shard_offset_of(shard, run.first), group_of_tensor[t]});
+      }
+      shard.pieces.push_back(std::move(piece));
+    }
+    shards.push_back(std::move(shard));
+  }
+  return group_lines;
+}
+
+template <typename T>
+void ShardedOptimizer::Impl::update_piece(Shard& shard, const Piece& piece, double schedule_factor,
+                                          double grad_scale) {
+  std::vector<std::span<T>> slots(shard.slots.size());
+  for (const Segment& segment : piece.segments) {
+    const ParamGroup& group = groups[segment.group];
+    auto n = static_cast<size_t>(segment.elems.num_elems());
+    for (size_t i = 0; i < slots.size(); ++i) {
+      slots[i] =
+          shard.slots[i].template as<T>().subspan(static_cast<size_t>(segment.shard_offset), n);
+    }
+    optimizer->update(
+        std::span<T>(static_cast<T*>(shard.space.parameters) + segment.elems.first, n),
+        std::span<const T>(static_cast<const T*>(shard.space.gradient_sums) + segment.elems.first,
+                           n),
+        slots, update_scalars(options.optimizer, group, schedule_factor, num_updates, grad_scale));
+  }
+}
+
+Result<ShardedOptimizer> ShardedOptimizer::make(DataParallel& model,
+                                                const ShardedOptimizerOptions& options) {
+  auto impl = std::make_unique<Impl>();
+  impl->model = &model;
+  impl->options = options;
+  impl->groups =
+      options.groups.empty() ? std::vector<ParamGroup>{{"all", 1.0, std::nullopt}} : options.groups;
+  LOCKSTEP_RETURN_IF_ERROR(check_schedule(options.schedule));
+  LOCKSTEP_ASSIGN_OR_RETURN(impl->optimizer, make_optimizer(options.optimizer));
+  LOCKSTEP_ASSIGN_OR_RETURN(auto group_lines, impl->plan());
+  LOCKSTEP_RETURN_IF_ERROR(check_same_on_all_ranks(model.world().control_plane(), "optimizer",
+                                                   describe(options, *impl->optimizer, group_lines),
+                                                   Deadline::after_s(model.options().timeout_s)));
+  return ShardedOptimizer(std::move(impl));
+}
+
+ShardedOptimizer::ShardedOptimizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+ShardedOptimizer::ShardedOptimizer(ShardedOptimizer&&) noexcept = default;
+ShardedOptimizer& ShardedOptimizer::operator=(ShardedOptimizer&&) noexcept = default;
+ShardedOptimizer::~ShardedOptimizer() = default;
+
+Result<UpdateReport> ShardedOptimizer::step(const StepGradients& gradients) {
+  LOCKSTEP_CHECK(gradients.is_finite, "the gradients of step ", gradients.step,
+                 " are not finite; skip or stop");
+  UpdateReport report;
+  const auto& options = impl_->options;
+  double schedule_factor = learning_rate_factor(options.schedule, gradients.step);
+  report.learning_rate = options.optimizer.learning_rate * schedule_factor;
+  if (options.clip_max_norm > 0 && gradients.gradient_norm > options.clip_max_norm) {
+    report.clip_factor = options.clip_max_norm / gradients.gradient_norm;
+  }
+  report.num_updates = ++impl_->num_updates;
+  double grad_scale = report.clip_factor / gradients.total_weight;
+  for (size_t s = 0; s < impl_->shards.size(); ++s) {
+    Shard& shard = impl_->shards[s];
+    for (size_t b = 0; b < shard.pieces.size(); ++b) {
+      if (shard.space.space->dtype == Dtype::kF32) {
+        impl_->update_piece<float>(shard, shard.pieces[b], schedule_factor, grad_scale);
+      } else {
+        impl_->update_piece<double>(shard, shard.pieces[b], schedule_factor, grad_scale);
+      }
+      LOCKSTEP_RETURN_IF_ERROR(
+          impl_->model->all_gather_parameters(static_cast<int>(s), static_cast<int>(b)));
+    }
+  }
+  return report;
+}
+
+std::vector<StateKind> ShardedOptimizer::state_kinds() const {
+  std::vector<StateKind> kinds;
+  for (const Shard& shard : impl_->shards) {
+    for (const std::string& slot : impl_->optimizer->slot_names())
+      kinds.push_back({shard.space.space->name, slot});
+  }
+  return kinds;
+}
+
+std::vector<StateSlice> ShardedOptimizer::owned_state() {
+  std::vector<StateSlice> slices;
+  const auto& names = impl_->optimizer->slot_names();
+  for (Shard& shard : impl_->shards) {
+    auto elem_bytes = static_cast<size_t>(dtype_size_bytes(shard.space.space->dtype));
+    for (size_t slot = 0; slot < names.size(); ++slot) {
+      for (size_t i = 0; i < shard.owned.size(); ++i) {
+        auto n = static_cast<size_t>(shard.space.space->elems_of(shard.owned[i]).num_elems());
+        slices.push_back(
+            {{shard.space.space->name, names[slot]},
+             shard.owned[i],
+             shard.slots[slot].bytes().subspan(
+                 static_cast<size_t>(shard.owned_offsets[i]) * elem_bytes, n * elem_bytes)});
+      }
+    }
+  }
+  return slices;
+}
+
+Scalars ShardedOptimizer::scalars() const {
+  return {{kNumUpdates, impl_->num_updates}};
+}
+
+Status ShardedOptimizer::restore_scalars(const Scalars& scalars) {
+  auto it = scalars.find(kNumUpdates);
+  if (it == scalars.end() || !std::holds_alternative<int64_t>(it->second) ||
+      std::get<int64_t>(it->second) < 0) {
+    return corruption_error(
+        cat("the checkpoint has no count '", kNumUpdates, "'; it was not made with an optimizer"));
+  }
+  impl_->num_updates = std::get<int64_t>(it->second);
+  return Status::ok();
+}
+
+uint64_t ShardedOptimizer::state_bytes() const {
+  uint64_t bytes = 0;
+  for (const Shard& shard : impl_->shards) {
+    for (const FlatBuffer& slot : shard.slots) bytes += static_cast<uint64_t>(slot.num_bytes());
+  }
+  return bytes;
+}
+
+const ShardedOptimizerOptions& ShardedOptimizer::options() const {
+  return impl_->options;
+}
+
+StateSchema state_schema(const DataParallel& model, const ShardedOptimizer& optimizer) {
+  StateSchema schema;
+  schema.layout = model.layout();
+  auto slots = optimizer.state_kinds();
+  for (const StateKind& value : model.state_kinds()) {
+    schema.kinds.push_back(value);
+    for (const StateKind& slot : slots) {
+      if (slot.space == value.space) schema.kinds.push_back(slot);
+    }
+  }
+  return schema;
+}
+
+OwnedState owned_state(DataParallel& model, ShardedOptimizer& optimizer) {
+  OwnedState state{model.owned_values()};
+  for (StateSlice& slice : optimizer.owned_state()) state.slices.push_back(std::move(slice));
+  return state;
+}
+
+}  // namespace lockstep
