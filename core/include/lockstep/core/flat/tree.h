@@ -38,8 +38,10 @@ struct FoldStep {
 
 /// How a rank folds its leaves, in ascending order, into its roots with as few buffers as the tree allows.
 struct FoldPlan {
-  int num_slots = 0;             ///< gradient buffers needed: about log2(leaves) + 1
-  std::vector<FoldStep> steps;   ///< one for each leaf of the range, ascending
+  /// Gradient buffers needed: for a power-of-two world at most log2(leaves) + 2; otherwise at most one a root that is
+  /// finished, and log2 + 1 for the one at work.
+  int num_slots = 0;
+  std::vector<FoldStep> steps;  ///< one for each leaf of the range, ascending
   std::vector<LeafRange> roots;  ///< after the last step slot i holds roots[i]
 };
 FoldPlan plan_fold(int64_t num_leaves, LeafRange range);
