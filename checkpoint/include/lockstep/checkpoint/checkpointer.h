@@ -1,0 +1,173 @@
+#pragma once
+// Checkpointer: saves the state of a run so that nothing acknowledged is ever lost, and restores it
+// at any world size. One a rank; its calls are collective. It knows a ControlPlane and a
+// FileSystem, neither MPI nor LibTorch. Protocols: save_protocol.cc and restore.cc open with them
+// as numbered steps; files: FORMAT.md. Thread-safety: one thread at a time.
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lockstep/checkpoint/attempt.h"
+#include "lockstep/checkpoint/retention.h"
+#include "lockstep/core/base/hash.h"
+#include "lockstep/core/flat/state.h"
+#include "lockstep/distributed/control_plane.h"
+
+namespace lockstep {
+
+/// What computes: recorded in each checkpoint, compared at restore (a difference is a warning).
+struct BuildIdentity {
+  std::string instruction_set;
+  std::map<std::string, std::string> versions;
+};
+
+struct CheckpointerOptions {
+  FileSystem* fs = nullptr;
+  ControlPlane* plane = nullptr;  ///< outlives the Checkpointer; nobody else may use it meanwhile
+  std::string run_dir;            ///< the same folder for every rank
+  Log log;
+  RetentionPolicy retention;
+  BuildIdentity build;
+  bool take_over = false;  ///< start although the last attempt is alive
+  bool overwrite = false;  ///< with ResumeMode::kNever: move earlier checkpoints aside
+  std::string job_id;
+  double control_timeout_s = 60;  ///< for a rank to answer when it has little to do
+  double data_timeout_s = 1800;   ///< for a rank to write or read its part
+  double heartbeat_s = 1;
+  double watch_s = 3;
+  ProcessIdentity process = this_process();
+  std::function<bool(const ProcessIdentity&)> is_running = process_runs;
+  /// Called when a rank enters a numbered step of the save protocol (1 to 9). For tests: may throw.
+  std::function<void(int step, int world_rank)> on_save_step;
+};
+
+/// What became of the last save, as far as this rank knows.
+enum class SaveOutcome : uint8_t {
+  kNone,
+  kDurable,
+  kFailed,   ///< nothing of it will ever be read; the checkpoint before is untouched
+  kUnknown,  ///< rank 0 was lost, or a sync failed, after the point where it may have become
+             ///< durable
+};
+
+struct SaveRequest {
+  const StateSchema* schema = nullptr;
+  const OwnedState* owned = nullptr;
+  Scalars scalars;
+  int64_t step = 0;
+  int64_t epoch = 0;
+  uint64_t seed = 0;
+  std::map<std::string, double> metrics;
+  std::string recipe_text;
+  std::string recipe_hash;
+  /// On rank 0, before the commit: makes durable what must not be older than the checkpoint
+  /// (metrics.jsonl).
+  std::function<Status()> before_commit;
+};
+
+struct SaveReport {
+  int64_t generation = 0;
+  std::string path;
+  uint64_t total_bytes = 0;    ///< of all shards
+  uint64_t own_bytes = 0;      ///< of this rank's shard
+  uint64_t staging_bytes = 0;  ///< host memory held for the next save
+  Hash128 state_digest;
+  double prepare_ms = 0;  ///< partial folder, token, free space
+  double stage_ms = 0;    ///< copy and checksums: training waits for this alone
+  double write_ms = 0;    ///< write and sync of this rank's shard
+  double vote_ms = 0;     ///< waiting for the other ranks
+  double commit_ms = 0;   ///< manifest, rename, verdict
+};
+
+enum class ResumeMode : uint8_t {
+  kAuto,   ///< the newest good checkpoint of the run, or none when it has none
+  kNever,  ///< none; refused when the run has checkpoints, unless options.overwrite
+  kPath,   ///< that one or an error
+};
+
+struct RestoreRequest {
+  ResumeMode mode = ResumeMode::kAuto;
+  std::string path;  ///< with kPath
+  const StateSchema* schema = nullptr;
+  const OwnedState* into = nullptr;  ///< this rank's part in the new world; its memory is filled
+  std::string recipe_text;
+  /// Keys whose values change numbers and differ between two recipes (saved, current); empty
+  /// function: not compared.
+  std::function<Result<std::vector<std::string>>(const std::string&, const std::string&)>
+      differing_keys;
+  std::vector<std::string> allowed_recipe_changes;
+};
+
+/// What came back, the same on every rank.
+struct Restored {
+  std::string path;
+  int64_t generation = 0;
+  int64_t step = 0;
+  int64_t epoch = 0;
+  int64_t saved_attempt = 0;
+  int64_t saved_world_size = 0;
+  uint64_t seed = 0;
+  Scalars scalars;
+  std::map<std::string, double> metrics;
+  std::string recipe_text;
+  std::string recipe_hash;
+  Hash128 state_digest;
+  BuildIdentity build;
+  std::vector<std::string> quarantined;  ///< newer ones that were proven bad, where they are now
+  uint64_t own_bytes_read = 0;           ///< this rank's
+  double ms = 0;
+};
+
+class Checkpointer {
+ public:
+  /// Begins an attempt (rank 0) and tells all ranks its number.
+  /// Collective. Errors: as Attempt::begin; as ControlPlane::all_gather; the same on every rank.
+  static Result<Checkpointer> open(const CheckpointerOptions& options);
+  Checkpointer(Checkpointer&&) noexcept;
+  Checkpointer& operator=(Checkpointer&&) noexcept;
+  ~Checkpointer();
+
+  int64_t attempt() const;
+
+  /// Fills `request.into` from a checkpoint, each block verified before it is handed out, and
+  /// returns what else it holds; nothing when the run has no checkpoint and may start. On an error
+  /// `into` holds anything. Collective. Errors, the same on every rank: kCorruption when
+  /// checkpoints exist and none is good (never a start from scratch); kInvalidArgument for another
+  /// model, another recipe, or kNever in a run with checkpoints; kUnsupported for a newer format;
+  /// kIoError, kTimeout, kPeerFailure: nothing was moved. Cost: each rank reads its own blocks,
+  /// their shards' headers and checksum tables.
+  Result<std::optional<Restored>> restore(const RestoreRequest& request);
+
+  /// Saves and returns once the checkpoint is durable; then applies the retention policy (rank 0).
+  /// Collective. Errors, the same on every rank, naming the rank at fault: the checkpoint before is
+  /// untouched. After kPeerFailure or kTimeout ask last_outcome().
+  Result<SaveReport> save(const SaveRequest& request);
+  SaveOutcome last_outcome() const;
+
+  /// Marks the attempt as over. Not collective; the destructor only stops the heartbeat.
+  /// Errors: kIoError: the next start then has to find out by itself.
+  Status close();
+
+ private:
+  struct Impl;
+  explicit Checkpointer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+/// The state digest of a live run, the one that a checkpoint of it would name.
+/// Collective. Errors: as ControlPlane::all_gather; kInternal when the ranks do not own each block
+/// exactly once. Cost: one pass over the state; 8 bytes a block to every rank.
+Result<Hash128> live_state_digest(ControlPlane& plane, const StateSchema& schema,
+                                  const OwnedState& owned, const Scalars& scalars,
+                                  Deadline deadline);
+/// The same over parameters and buffers alone (core/flat/digest.h: params_digest).
+/// Collective. Errors: as live_state_digest.
+Result<Hash128> live_params_digest(ControlPlane& plane, const StateSchema& schema,
+                                   const OwnedState& owned, Deadline deadline);
+
+}  // namespace lockstep

@@ -1,0 +1,76 @@
+#include "block_hashes.h"
+
+#include <algorithm>
+
+#include "lockstep/core/base/text.h"
+
+namespace lockstep {
+namespace {
+
+Status check_shard_size(FileSystem& fs, const std::string& folder, const Manifest& manifest,
+                        size_t index) {
+  const ShardEntry& entry = manifest.shards[index];
+  const std::string path = path_join(folder, entry.file);
+  LOCKSTEP_ASSIGN_OR_RETURN(const FileInfo info, fs.stat(path));
+  LOCKSTEP_ASSIGN_OR_RETURN(const ShardLayout layout, plan_shard(manifest.schema, entry.runs));
+  if (info.type == FileType::kFile && info.size_bytes == entry.bytes &&
+      layout.data_bytes() <= entry.bytes) {
+    return Status::ok();
+  }
+  return corruption_error(
+      cat(path, ": expected a file of ", entry.bytes, " bytes, found ", info.size_bytes));
+}
+
+}  // namespace
+
+Result<std::vector<std::vector<uint64_t>>> read_block_hashes(FileSystem& fs,
+                                                             const std::string& folder,
+                                                             const Manifest& manifest) {
+  // Sizes first: what the manifest claims is backed by bytes on the disk before memory is taken for
+  // it.
+  for (size_t i = 0; i < manifest.shards.size(); ++i) {
+    LOCKSTEP_RETURN_IF_ERROR(check_shard_size(fs, folder, manifest, i));
+  }
+  std::vector<std::vector<uint64_t>> hashes;
+  for (size_t kind = 0; kind < manifest.schema.kinds.size(); ++kind) {
+    hashes.emplace_back(static_cast<size_t>(space_of(manifest.schema, kind).num_blocks()));
+  }
+  for (size_t i = 0; i < manifest.shards.size(); ++i) {
+    LOCKSTEP_ASSIGN_OR_RETURN(const ShardReader reader,
+                              ShardReader::open(fs, folder, manifest.schema, manifest.shards[i],
+                                                manifest.shard_identity(i)));
+    for (const ShardExtent& extent : reader.layout().extents) {
+      const auto from = reader.block_hashes().begin() + static_cast<ptrdiff_t>(extent.first_hash);
+      std::copy(from, from + extent.blocks.num_blocks(),
+                hashes[extent.kind_index].begin() + extent.blocks.first);
+    }
+  }
+  return hashes;
+}
+
+Status verify_shard(FileSystem& fs, const std::string& folder, const Manifest& manifest,
+                    size_t shard_index) {
+  LOCKSTEP_ASSIGN_OR_RETURN(
+      const ShardReader reader,
+      ShardReader::open(fs, folder, manifest.schema, manifest.shards[shard_index],
+                        manifest.shard_identity(shard_index)));
+  std::vector<std::byte> scratch;
+  for (const ShardExtent& extent : reader.layout().extents) {
+    const FlatSpace& space = space_of(manifest.schema, extent.kind_index);
+    for (BlockRun rest = extent.blocks; rest.num_blocks() > 0;) {
+      const BlockRun piece = next_piece(space, rest, kReadPieceBytes);
+      scratch.resize(run_bytes(space, piece));
+      LOCKSTEP_RETURN_IF_ERROR(reader.read_blocks(extent, piece, scratch));
+      rest.first = piece.end;
+    }
+  }
+  return Status::ok();
+}
+
+BlockRun next_piece(const FlatSpace& space, BlockRun rest, uint64_t limit_bytes) {
+  const int64_t whole_blocks =
+      static_cast<int64_t>(limit_bytes) / (kBlockElems * dtype_size_bytes(space.dtype));
+  return {rest.first, std::min(rest.end, rest.first + std::max<int64_t>(whole_blocks, 1))};
+}
+
+}  // namespace lockstep

@@ -1,0 +1,29 @@
+#pragma once
+// The block hashes that a checkpoint's shards name, and the proof that its bytes have them.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "lockstep/checkpoint/manifest.h"
+
+namespace lockstep {
+
+/// For each of the schema's kinds the hash of every block, out of the checksum tables of the shards
+/// in `folder` (headers and tables verified, data not read). Requires: coverage was checked.
+/// Errors: as ShardReader::open.
+Result<std::vector<std::vector<uint64_t>>> read_block_hashes(FileSystem& fs,
+                                                             const std::string& folder,
+                                                             const Manifest& manifest);
+
+/// Reads all of one shard. OK when everything in it is as the manifest says. Errors: as
+/// ShardReader.
+Status verify_shard(FileSystem& fs, const std::string& folder, const Manifest& manifest,
+                    size_t shard_index);
+
+/// Blocks of `extent` from `first` that fit into `limit_bytes` (at least one): how readers cut long
+/// runs.
+BlockRun next_piece(const FlatSpace& space, BlockRun rest, uint64_t limit_bytes);
+inline constexpr uint64_t kReadPieceBytes = uint64_t{4} << 20;
+
+}  // namespace lockstep

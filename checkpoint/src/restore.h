@@ -1,0 +1,59 @@
+#pragma once
+// One restore: finding the newest good checkpoint together, and reading this rank's part of it.
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "collective.h"
+#include "lockstep/checkpoint/checkpointer.h"
+#include "lockstep/checkpoint/manifest.h"
+#include "run_folder.h"
+
+namespace lockstep {
+
+struct RestoreContext {
+  const CheckpointerOptions* options = nullptr;
+  ControlPlane* plane = nullptr;
+  RunPaths paths;
+  const Attempt* attempt = nullptr;  ///< on rank 0, else null
+  int64_t attempt_number = 0;
+};
+
+class RestoreProtocol {
+ public:
+  RestoreProtocol(const RestoreContext& context, const RestoreRequest& request);
+  Result<std::optional<Restored>> run();
+
+ private:
+  /// A checkpoint whose manifest is whole.
+  struct Candidate {
+    std::string folder;
+    std::string manifest_text;
+  };
+
+  bool is_rank_0() const { return context_.plane->world_rank() == 0; }
+  FileSystem& fs() const { return *context_.options->fs; }
+  Deadline control_deadline() const {
+    return Deadline::after_s(context_.options->control_timeout_s);
+  }
+  Deadline data_deadline() const { return Deadline::after_s(context_.options->data_timeout_s); }
+
+  Result<std::string> refuse_or_move_aside();
+  Result<std::optional<Candidate>> next_candidate();
+  Result<std::optional<Candidate>> newest_whole(const RunFolder& folder);
+  Result<std::optional<Candidate>> share_candidate(const Result<std::optional<Candidate>>& mine);
+  Status quarantine(const GenerationName& name, const Status& why);
+  Status check_fit(const Manifest& manifest) const;
+  Result<bool> read_together(const Manifest& manifest, const std::string& folder);
+  Status read_own(const Manifest& manifest, const std::string& folder, int64_t* shard_at_fault);
+  Result<std::string> judge(const Manifest& manifest, const std::string& folder,
+                            const std::vector<int64_t>& accused);
+
+  RestoreContext context_;
+  const RestoreRequest& request_;
+  std::vector<std::string> quarantined_;
+  uint64_t own_bytes_read_ = 0;
+};
+
+}  // namespace lockstep

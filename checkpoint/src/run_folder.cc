@@ -1,0 +1,97 @@
+#include "run_folder.h"
+
+#include <algorithm>
+
+#include "lockstep/checkpoint/manifest.h"
+#include "lockstep/core/base/text.h"
+
+namespace lockstep {
+namespace {
+
+bool is_newer(const GenerationName& a, const GenerationName& b) {
+  return a.generation > b.generation;
+}
+
+Result<std::vector<DirectoryEntry>> list_if_there(FileSystem& fs, const std::string& path) {
+  auto entries = fs.list(path);
+  if (entries.status().code() == StatusCode::kNotFound) return std::vector<DirectoryEntry>();
+  return entries;
+}
+
+}  // namespace
+
+Result<RunFolder> list_run_folder(FileSystem& fs, const RunPaths& paths) {
+  RunFolder folder;
+  LOCKSTEP_ASSIGN_OR_RETURN(const auto entries, list_if_there(fs, paths.checkpoints()));
+  for (const DirectoryEntry& entry : entries) {
+    auto name = parse_generation_folder(entry.name);
+    if (name && entry.type == FileType::kDirectory) folder.committed.push_back(*name);
+    if (auto partial = parse_partial_folder(entry.name)) name = partial->checkpoint;
+    if (auto doomed = parse_doomed_folder(entry.name)) name = doomed->checkpoint;
+    if (name) folder.highest_generation = std::max(folder.highest_generation, name->generation);
+  }
+  LOCKSTEP_ASSIGN_OR_RETURN(const auto bad, list_if_there(fs, paths.quarantine()));
+  for (const DirectoryEntry& entry : bad) {
+    const auto name = parse_generation_folder(entry.name);
+    if (!name) continue;
+    folder.quarantined.push_back(*name);
+    folder.highest_generation = std::max(folder.highest_generation, name->generation);
+  }
+  std::sort(folder.committed.begin(), folder.committed.end(), is_newer);
+  std::sort(folder.quarantined.begin(), folder.quarantined.end(), is_newer);
+  for (size_t i = 1; i < folder.committed.size(); ++i) {
+    if (folder.committed[i].generation == folder.committed[i - 1].generation) {
+      return internal_error(cat(paths.checkpoints(), ": two checkpoints of generation ",
+                                folder.committed[i].generation, "; move one of them away"));
+    }
+  }
+  return folder;
+}
+
+Status delete_checkpoint(FileSystem& fs, const RunPaths& paths, const GenerationName& name,
+                         int64_t attempt) {
+  const std::string doomed = path_join(paths.checkpoints(), doomed_folder({name, attempt}));
+  LOCKSTEP_RETURN_IF_ERROR(fs.rename(paths.generation(name), doomed));
+  LOCKSTEP_RETURN_IF_ERROR(fs.sync_dir(paths.checkpoints()));
+  return remove_tree(fs, doomed);
+}
+
+Result<std::string> quarantine_checkpoint(FileSystem& fs, const RunPaths& paths,
+                                          const GenerationName& name) {
+  LOCKSTEP_RETURN_IF_ERROR(make_dirs_durable(fs, paths.quarantine()));
+  const std::string to = path_join(paths.quarantine(), generation_folder(name));
+  LOCKSTEP_RETURN_IF_ERROR(fs.rename(paths.generation(name), to));
+  LOCKSTEP_RETURN_IF_ERROR(fs.sync_dir(paths.quarantine()));
+  LOCKSTEP_RETURN_IF_ERROR(fs.sync_dir(paths.checkpoints()));
+  return to;
+}
+
+Status apply_retention(FileSystem& fs, const RunPaths& paths, const RetentionPolicy& policy,
+                       int64_t durable_generation, int64_t attempt,
+                       const std::function<Status()>& check_not_fenced, const Log& log) {
+  if (policy.keep_latest <= 0) return Status::ok();
+  LOCKSTEP_ASSIGN_OR_RETURN(const RunFolder folder, list_run_folder(fs, paths));
+  if (static_cast<int64_t>(folder.committed.size()) <= policy.keep_latest) return Status::ok();
+  std::vector<RetentionCandidate> candidates;
+  for (const GenerationName& name : folder.committed) {
+    RetentionCandidate candidate{name, std::nullopt};
+    if (policy.keep_best <= 0) {
+      candidate.metrics.emplace();
+    } else if (auto manifest = read_manifest(fs, paths.generation(name), nullptr);
+               manifest.is_ok()) {
+      candidate.metrics = std::move(manifest->metrics);
+    } else {
+      log.warn(cat("kept, because it can't be judged: ", manifest.status().message()));
+    }
+    candidates.push_back(std::move(candidate));
+  }
+  for (const GenerationName& name : plan_retention(policy, candidates, durable_generation)) {
+    LOCKSTEP_RETURN_IF_ERROR(check_not_fenced());
+    LOCKSTEP_RETURN_IF_ERROR(delete_checkpoint(fs, paths, name, attempt));
+    log.info(
+        cat("deleted the checkpoint of step ", name.step, " (generation ", name.generation, ")"));
+  }
+  return Status::ok();
+}
+
+}  // namespace lockstep

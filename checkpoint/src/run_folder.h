@@ -1,0 +1,42 @@
+#pragma once
+// What lies in a run's checkpoints folder, and the two ways in which something leaves it: doomed or
+// quarantined. Only rank 0 calls these. Thread-safety: any thread; not two of them on one run at
+// once.
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "lockstep/checkpoint/names.h"
+#include "lockstep/checkpoint/retention.h"
+#include "lockstep/core/base/file_system.h"
+#include "lockstep/core/base/log.h"
+
+namespace lockstep {
+
+struct RunFolder {
+  std::vector<GenerationName> committed;    ///< newest generation first
+  std::vector<GenerationName> quarantined;  ///< newest generation first
+  int64_t highest_generation = 0;           ///< over every name, also partial and doomed ones
+};
+
+/// Lists <run>/checkpoints; a run without one is empty. Two folders of one generation are
+/// kInternal.
+Result<RunFolder> list_run_folder(FileSystem& fs, const RunPaths& paths);
+
+/// Deletes a committed checkpoint: first it gets a name that is never read, durably; then its files
+/// go.
+Status delete_checkpoint(FileSystem& fs, const RunPaths& paths, const GenerationName& name,
+                         int64_t attempt);
+
+/// Moves a committed checkpoint to quarantine/, durably. Returns where it is now.
+Result<std::string> quarantine_checkpoint(FileSystem& fs, const RunPaths& paths,
+                                          const GenerationName& name);
+
+/// Deletes what the policy does not want. Checks with `check_not_fenced` before every deletion.
+Status apply_retention(FileSystem& fs, const RunPaths& paths, const RetentionPolicy& policy,
+                       int64_t durable_generation, int64_t attempt,
+                       const std::function<Status()>& check_not_fenced, const Log& log);
+
+}  // namespace lockstep

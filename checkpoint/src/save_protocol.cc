@@ -1,0 +1,338 @@
+// The save protocol. The numbers are those that tests stop at (CheckpointerOptions::on_save_step).
+//  1. Rank 0 makes the partial folder (generation, step and attempt in its name) and writes a
+//  random token into it;
+//     every rank reads that token back: ranks that see different disks end here.
+//  2. Preflight: same step and schema on all ranks; the bytes of all against the free space. Vote.
+//  3. Each rank copies its blocks, hashing in the same pass; writes its shard, syncs it, closes it,
+//  checks its size,
+//     syncs the partial folder. A failed sync is never retried.
+//  4. Vote. Any error: rank 0 removes the partial folder and every rank returns that error.
+//  5. Rank 0 reads every shard's header and checksum table back, checks that each block of each
+//  kind is there once,
+//     computes the state digest, writes and syncs the manifest, removes the token, syncs the
+//     partial folder.
+//  6. Fencing: rank 0 makes sure that no newer attempt exists.
+//  7. Rename to the final name, sync the checkpoints folder. (The folders above it were synced when
+//  the attempt began.)
+//  8. The verdict goes to all ranks. Only now is it durable for them. A rank that loses rank 0
+//  between its vote in 4
+//     and the verdict does not know: kUnknown.
+//  9. Retention, on older checkpoints than this one.
+#include "save_protocol.h"
+
+#include <algorithm>
+
+#include "block_hashes.h"
+#include "lockstep/core/base/deadline.h"
+#include "lockstep/core/base/text.h"
+#include "lockstep/core/flat/digest.h"
+#include "run_folder.h"
+
+namespace lockstep {
+namespace {
+
+constexpr uint64_t kSpareBytes = uint64_t{16} << 20;  // manifest, headers, file system overhead
+constexpr uint64_t kMaxTokenBytes = 64;
+
+std::string schema_text(const StateSchema& schema) {
+  std::string text = schema.layout.canonical_text();
+  for (const StateKind& kind : schema.kinds) text += cat("kind ", kind.kind, " ", kind.space, "\n");
+  return text;
+}
+
+void pack_runs(const std::vector<KindRuns>& all, Packer* packer) {
+  packer->number(all.size());
+  for (const KindRuns& entry : all) {
+    packer->text(entry.kind.space).text(entry.kind.kind).number(entry.runs.size());
+    for (const BlockRun& run : entry.runs) {
+      packer->number(static_cast<uint64_t>(run.first)).number(static_cast<uint64_t>(run.end));
+    }
+  }
+}
+
+std::vector<KindRuns> unpack_runs(Unpacker* unpacker) {
+  std::vector<KindRuns> all;
+  for (uint64_t left = unpacker->number(); left > 0 && unpacker->good(); --left) {
+    KindRuns entry;
+    entry.kind.space = unpacker->text();
+    entry.kind.kind = unpacker->text();
+    for (uint64_t runs = unpacker->number(); runs > 0 && unpacker->good(); --runs) {
+      const auto first = static_cast<int64_t>(unpacker->number());
+      entry.runs.push_back({first, static_cast<int64_t>(unpacker->number())});
+    }
+    all.push_back(std::move(entry));
+  }
+  return all;
+}
+
+}  // namespace
+
+SaveProtocol::SaveProtocol(const SaveContext& context, const SaveRequest& request)
+    : context_(context), request_(request) {}
+
+std::string SaveProtocol::what(std::string_view part) const {
+  return cat("saving step ", request_.step, ": ", part);
+}
+
+void SaveProtocol::enter(int step) const {
+  if (context_.options->on_save_step)
+    context_.options->on_save_step(step, context_.plane->world_rank());
+}
+
+ShardName SaveProtocol::own_shard() const {
+  return {context_.plane->world_rank(), context_.plane->world_size()};
+}
+
+Result<std::string> SaveProtocol::make_partial() {
+  LOCKSTEP_RETURN_IF_ERROR(context_.attempt->check_not_fenced());
+  LOCKSTEP_ASSIGN_OR_RETURN(const RunFolder folder, list_run_folder(fs(), context_.paths));
+  name_ = {std::max(folder.highest_generation + 1, context_.lowest_generation), request_.step};
+  partial_ =
+      path_join(context_.paths.checkpoints(), partial_folder({name_, context_.attempt_number}));
+  LOCKSTEP_RETURN_IF_ERROR(fs().make_dir(partial_));
+  const std::string token =
+      hex64(mix(static_cast<uint64_t>(wall_clock_ns()), static_cast<uint64_t>(monotonic_ns()),
+                static_cast<uint64_t>(context_.options->process.pid)));
+  LOCKSTEP_ASSIGN_OR_RETURN(
+      auto file, fs().open_write(path_join(partial_, kTokenFile), OpenMode::kCreateExclusive));
+  LOCKSTEP_RETURN_IF_ERROR(file->write(std::as_bytes(std::span(token))));
+  LOCKSTEP_RETURN_IF_ERROR(file->close());
+  return Packer().number(static_cast<uint64_t>(name_.generation)).text(partial_).text(token).take();
+}
+
+Status SaveProtocol::read_token(const std::string& token) const {
+  const std::string path = path_join(partial_, kTokenFile);
+  auto found = read_whole_file(fs(), path, kMaxTokenBytes);
+  if (found.is_ok() && *found == token) return Status::ok();
+  return io_error(cat(path, ": this rank does not see what rank 0 wrote there (",
+                      found.is_ok() ? "another token" : found.status().message(),
+                      "). The run directory must be on a disk that all hosts share"));
+}
+
+Status SaveProtocol::prepare() {
+  const Stopwatch watch;
+  enter(1);
+  Result<std::string> made = std::string();
+  if (is_rank_0()) made = make_partial();
+  auto shared = share(*context_.plane, what("partial folder"), made, control_deadline());
+  if (!shared.is_ok()) {
+    abandon();
+    return shared.status();
+  }
+  Unpacker unpacker(*shared);
+  name_ = {static_cast<int64_t>(unpacker.number()), request_.step};
+  partial_ = unpacker.text();
+  const std::string token = unpacker.text();
+  Status status =
+      context_.plane->vote(what("partial folder seen"), read_token(token), control_deadline());
+  if (status.is_ok()) {
+    enter(2);
+    status = check_space();
+  }
+  if (!status.is_ok()) abandon();
+  report_.generation = name_.generation;
+  report_.path = final_folder();
+  report_.prepare_ms = watch.elapsed_ms();
+  return status;
+}
+
+Status SaveProtocol::check_space() const {
+  uint64_t own_bytes = 0;
+  for (const StateSlice& slice : request_.owned->slices) own_bytes += slice.bytes.size();
+  const auto free = fs().free_bytes(context_.paths.checkpoints());
+  const std::string message = Packer()
+                                  .status(free.status())
+                                  .number(static_cast<uint64_t>(request_.step))
+                                  .hash(xxh3_128(schema_text(*request_.schema)))
+                                  .number(own_bytes)
+                                  .number(free.is_ok() ? *free : 0)
+                                  .take();
+  LOCKSTEP_ASSIGN_OR_RETURN(
+      const auto messages,
+      context_.plane->all_gather(what("free space"), message, control_deadline()));
+  // Every rank sees the same messages and so comes to the same verdict.
+  uint64_t needed = kSpareBytes;
+  uint64_t least_free = UINT64_MAX;
+  uint64_t step_of_rank_0 = 0;
+  Hash128 schema_of_rank_0;
+  for (size_t rank = 0; rank < messages.size(); ++rank) {
+    Unpacker unpacker(messages[rank]);
+    Status status = unpacker.status();
+    const uint64_t step = unpacker.number();
+    const Hash128 schema = unpacker.hash();
+    needed += unpacker.number();
+    least_free = std::min(least_free, unpacker.number());
+    if (!status.is_ok()) return status.with_context(cat("rank ", rank));
+    if (rank == 0) {
+      step_of_rank_0 = step;
+      schema_of_rank_0 = schema;
+    }
+    if (step != step_of_rank_0 || schema != schema_of_rank_0) {
+      return internal_error(cat("rank ", rank, " saves step ", step, " and rank 0 step ",
+                                step_of_rank_0,
+                                schema == schema_of_rank_0 ? "" : ", or their models differ"));
+    }
+  }
+  if (needed > least_free) {
+    return resource_exhausted_error(cat(context_.paths.checkpoints(), ": saving step ",
+                                        request_.step, " needs ", human_bytes(needed),
+                                        ", free are ", human_bytes(least_free),
+                                        ". Free some space or keep fewer checkpoints"));
+  }
+  return Status::ok();
+}
+
+void SaveProtocol::stage() {
+  const Stopwatch watch;
+  enter(3);
+  own_status_ = context_.staging->stage(*request_.schema, *request_.owned);
+  report_.stage_ms = watch.elapsed_ms();
+  report_.staging_bytes = context_.staging->capacity_bytes();
+}
+
+void SaveProtocol::write() {
+  if (!own_status_.is_ok()) return;
+  const Stopwatch watch;
+  auto shard =
+      write_shard(fs(), partial_, *request_.schema, {name_, own_shard()}, *context_.staging);
+  own_status_ = shard.status();
+  if (shard.is_ok()) written_ = *shard;
+  report_.own_bytes = written_.bytes;
+  report_.write_ms = watch.elapsed_ms();
+}
+
+Status SaveProtocol::vote() {
+  const Stopwatch watch;
+  enter(4);
+  Status status = context_.plane->vote(what("shards written"), own_status_, data_deadline());
+  if (status.is_ok()) status = gather_shards();
+  report_.vote_ms = watch.elapsed_ms();
+  if (!status.is_ok()) abandon();
+  return status;
+}
+
+Status SaveProtocol::gather_shards() {
+  Packer packer;
+  packer.number(written_.bytes).hash(written_.header_hash).hash(written_.table_hash);
+  pack_runs(context_.staging->runs(), &packer);
+  LOCKSTEP_ASSIGN_OR_RETURN(
+      const auto messages,
+      context_.plane->all_gather(what("shards"), packer.take(), control_deadline()));
+  for (const std::string& message : messages) {
+    Unpacker unpacker(message);
+    Peer peer;
+    peer.written.bytes = unpacker.number();
+    peer.written.header_hash = unpacker.hash();
+    peer.written.table_hash = unpacker.hash();
+    peer.runs = unpack_runs(&unpacker);
+    if (!unpacker.is_whole()) return internal_error("a shard message that can't be read");
+    report_.total_bytes += peer.written.bytes;
+    peers_.push_back(std::move(peer));
+  }
+  return Status::ok();
+}
+
+Result<Manifest> SaveProtocol::make_manifest() const {
+  Manifest manifest;
+  manifest.generation = name_.generation;
+  manifest.parent_generation = context_.parent_generation;
+  manifest.step = request_.step;
+  manifest.epoch = request_.epoch;
+  manifest.attempt = context_.attempt_number;
+  manifest.world_size = context_.plane->world_size();
+  manifest.seed = request_.seed;
+  manifest.recipe_hash = request_.recipe_hash;
+  manifest.recipe_text = request_.recipe_text;
+  manifest.instruction_set = context_.options->build.instruction_set;
+  manifest.versions = context_.options->build.versions;
+  manifest.utc_time = utc_text(wall_clock_ns());
+  manifest.metrics = request_.metrics;
+  manifest.scalars = request_.scalars;
+  manifest.schema = *request_.schema;
+  for (size_t i = 0; i < peers_.size(); ++i) {
+    const ShardName shard{static_cast<int64_t>(i), static_cast<int64_t>(peers_.size())};
+    manifest.shards.push_back({shard_file(shard), peers_[i].written.bytes, peers_[i].runs,
+                               peers_[i].written.header_hash, peers_[i].written.table_hash});
+  }
+  if (Status status = check_coverage(manifest.schema, manifest.shards); !status.is_ok()) {
+    return internal_error(cat("the ranks do not own each block once: ", status.message()));
+  }
+  LOCKSTEP_ASSIGN_OR_RETURN(const auto hashes, read_block_hashes(fs(), partial_, manifest));
+  manifest.state_digest = state_digest(manifest.schema, hashes, manifest.scalars);
+  return manifest;
+}
+
+Result<Hash128> SaveProtocol::publish() {
+  enter(5);
+  LOCKSTEP_ASSIGN_OR_RETURN(const Manifest manifest, make_manifest());
+  const std::string path = path_join(partial_, kManifestFile);
+  LOCKSTEP_RETURN_IF_ERROR(
+      write_and_sync_file(fs(), path, manifest_text(manifest), OpenMode::kCreateExclusive));
+  LOCKSTEP_RETURN_IF_ERROR(fs().remove(path_join(partial_, kTokenFile)));
+  LOCKSTEP_RETURN_IF_ERROR(fs().sync_dir(partial_));
+  if (request_.before_commit) LOCKSTEP_RETURN_IF_ERROR(request_.before_commit());
+  enter(6);
+  LOCKSTEP_RETURN_IF_ERROR(context_.attempt->check_not_fenced());
+  enter(7);
+  LOCKSTEP_RETURN_IF_ERROR(fs().rename(partial_, final_folder()));
+  // From here on the name is there: if its sync fails, nobody may call the save failed or durable.
+  outcome_ = SaveOutcome::kUnknown;
+  LOCKSTEP_RETURN_IF_ERROR(fs().sync_dir(context_.paths.checkpoints()));
+  outcome_ = SaveOutcome::kDurable;
+  return manifest.state_digest;
+}
+
+Status SaveProtocol::commit() {
+  const Stopwatch watch;
+  std::string message;
+  if (is_rank_0()) {
+    const auto published = publish();
+    if (outcome_ == SaveOutcome::kFailed) abandon();
+    message = Packer()
+                  .number(static_cast<uint64_t>(outcome_))
+                  .status(published.status())
+                  .hash(published.is_ok() ? *published : Hash128())
+                  .take();
+  }
+  enter(8);
+  const auto received =
+      context_.plane->broadcast(what("verdict"), std::move(message), data_deadline());
+  report_.commit_ms = watch.elapsed_ms();
+  if (!received.is_ok()) {
+    // Rank 0 knows what it did, whoever was lost. The others can't know what it did last.
+    if (!is_rank_0()) outcome_ = SaveOutcome::kUnknown;
+    return received.status().with_context(
+        cat(final_folder(), outcome_ == SaveOutcome::kDurable
+                                ? " is durable, but not every rank could be told"
+                                : " may or may not have become durable; the next "
+                                  "start finds out"));
+  }
+  Unpacker unpacker(*received);
+  outcome_ = static_cast<SaveOutcome>(unpacker.number());
+  const Status status = unpacker.status();
+  report_.state_digest = unpacker.hash();
+  return status.with_context(
+      cat("rank 0: saving step ", request_.step,
+          outcome_ == SaveOutcome::kUnknown ? " (whether it is durable is unknown)" : ""));
+}
+
+void SaveProtocol::retain() {
+  if (!is_rank_0()) return;
+  enter(9);
+  const auto fence = [this] { return context_.attempt->check_not_fenced(); };
+  Status status =
+      apply_retention(fs(), context_.paths, context_.options->retention, name_.generation,
+                      context_.attempt_number, fence, context_.options->log);
+  if (!status.is_ok())
+    context_.options->log.warn(cat("old checkpoints were not deleted: ", status.message()));
+}
+
+void SaveProtocol::abandon() {
+  if (!is_rank_0() || partial_.empty()) return;
+  // Best effort: what is left has a name that is never read, and the next attempt removes it.
+  Status status = remove_tree(fs(), partial_);
+  if (!status.is_ok())
+    context_.options->log.warn(cat("left behind, it only takes space: ", status.message()));
+}
+
+}  // namespace lockstep

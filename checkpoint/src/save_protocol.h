@@ -1,0 +1,80 @@
+#pragma once
+// One save, as separable parts: prepare, stage, write, vote, commit. The Checkpointer runs them one
+// after the other; an asynchronous save runs all but stage() behind training, on a ControlPlane of
+// its own. Each part returns the same Status on every rank unless a peer was lost.
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "collective.h"
+#include "lockstep/checkpoint/checkpointer.h"
+#include "lockstep/checkpoint/manifest.h"
+#include "staging.h"
+
+namespace lockstep {
+
+/// What outlives one save.
+struct SaveContext {
+  const CheckpointerOptions* options = nullptr;
+  ControlPlane* plane = nullptr;
+  RunPaths paths;
+  const Attempt* attempt = nullptr;  ///< on rank 0, else null
+  int64_t attempt_number = 0;
+  std::optional<int64_t> parent_generation;
+  int64_t lowest_generation =
+      1;  ///< of the new checkpoint, when the run folder asks for none higher
+  Staging* staging = nullptr;
+};
+
+class SaveProtocol {
+ public:
+  SaveProtocol(const SaveContext& context, const SaveRequest& request);
+
+  Status prepare();  ///< steps 1 and 2
+  void stage();      ///< step 3, the copy; what goes wrong is told by vote()
+  void write();      ///< step 3, the disk; what goes wrong is told by vote()
+  Status vote();     ///< step 4
+  Status commit();   ///< steps 5 to 8
+  void retain();     ///< step 9; failures are only told
+
+  SaveOutcome outcome() const { return outcome_; }
+  const SaveReport& report() const { return report_; }
+
+ private:
+  struct Peer {
+    WrittenShard written;
+    std::vector<KindRuns> runs;
+  };
+
+  bool is_rank_0() const { return context_.plane->world_rank() == 0; }
+  FileSystem& fs() const { return *context_.options->fs; }
+  Deadline control_deadline() const {
+    return Deadline::after_s(context_.options->control_timeout_s);
+  }
+  Deadline data_deadline() const { return Deadline::after_s(context_.options->data_timeout_s); }
+  std::string what(std::string_view part) const;
+  void enter(int step) const;
+  ShardName own_shard() const;
+  std::string final_folder() const { return context_.paths.generation(name_); }
+
+  Result<std::string> make_partial();
+  Status read_token(const std::string& token) const;
+  Status check_space() const;
+  Status gather_shards();
+  Result<Manifest> make_manifest() const;
+  Result<Hash128> publish();
+  void abandon();
+
+  SaveContext context_;
+  const SaveRequest& request_;
+  GenerationName name_;
+  std::string partial_;
+  Status own_status_;  ///< of stage() and write() on this rank
+  WrittenShard written_;
+  std::vector<Peer> peers_;
+  SaveOutcome outcome_ = SaveOutcome::kFailed;
+  SaveReport report_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,66 @@
+#pragma once
+// A run without training: a state with known bytes, cut for any number of ranks as threads, saved
+// and restored through whatever FileSystem a test wants to hurt.
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lockstep/checkpoint/checkpointer.h"
+#include "lockstep/core/base/file_system.h"
+#include "lockstep/distributed/world.h"
+
+namespace lockstep {
+
+/// Three spaces, two optimizer slots, odd block counts, short last blocks; about 1.3 MB.
+StateSchema medium_schema();
+/// One trainable and one buffer space of one short block each, one slot; 3 KB.
+StateSchema small_schema();
+
+/// Memory for every kind of a schema, whole: what all ranks together own.
+class TestState {
+ public:
+  /// Bytes drawn from `seed`; 0 leaves zeros.
+  TestState(StateSchema schema, uint64_t seed);
+
+  const StateSchema& schema() const { return schema_; }
+  std::vector<std::byte>& kind(size_t index) { return memory_[index]; }
+  /// What `world_rank` of `world_size` owns: a piece of every run of three blocks, several runs a
+  /// kind.
+  OwnedState owned(int world_rank, int world_size);
+  Hash128 digest(const Scalars& scalars) const;
+  bool operator==(const TestState& other) const { return memory_ == other.memory_; }
+
+ private:
+  StateSchema schema_;
+  std::vector<std::vector<std::byte>> memory_;
+};
+
+/// Options for a test: nothing of an earlier attempt is ever alive, no heartbeat, no log.
+CheckpointerOptions quiet_options(FileSystem& fs, ControlPlane& plane);
+inline constexpr const char* kRunDir = "/run";
+Scalars some_scalars(int64_t step);
+
+using TweakOptions = std::function<void(CheckpointerOptions&)>;
+using TweakRestore = std::function<void(RestoreRequest&)>;
+
+/// Runs `rank_main` on each of `num_ranks` threads. The Status of the lowest failing rank.
+Status with_ranks(int num_ranks, const std::function<Status(World&)>& rank_main);
+
+/// Opens, saves `state` as `step`, closes. What rank 0 reports.
+Result<SaveReport> save_state(FileSystem& fs, int num_ranks, TestState& state, int64_t step,
+                              const TweakOptions& tweak = {});
+/// Opens, restores into `state` (cut for `num_ranks`), closes. What rank 0 got back.
+Result<std::optional<Restored>> restore_state(FileSystem& fs, int num_ranks, TestState& state,
+                                              const TweakRestore& tweak = {},
+                                              const TweakOptions& tweak_options = {});
+
+/// Every file below `folder` with its bytes, by path.
+std::map<std::string, std::string> all_files(FileSystem& fs, const std::string& folder);
+/// Replaces a file's bytes, durably.
+void overwrite_file(FileSystem& fs, const std::string& path, const std::string& content);
+
+}  // namespace lockstep
