@@ -10,6 +10,7 @@
 #include <set>
 
 #include "core/flat/sample_layouts.h"
+#include "lockstep/core/flat/state.h"
 
 namespace lockstep {
 namespace {

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "core/flat/sample_layouts.h"
+#include "lockstep/core/flat/dtype.h"
 
 namespace lockstep {
 namespace {
