@@ -25,6 +25,7 @@ GOOD = {
     "tests/distributed/CMakeLists.txt": "lockstep_add_test(NAME d SOURCES near_test.cc)\n",
     "tests/checkpoint/save_test.cc": "",
     "tests/checkpoint/CMakeLists.txt": "lockstep_add_test(NAME c SOURCES\n  save_test.cc)\n",
+    "README.md": "See `core/src/base/thing.cc`, `core/src/` and `build/release/bin/x`.\n",
     **{f"{module}/README.md": "# It\n" for module in ("core", "distributed", "checkpoint", "launch")},
 }
 LONG_BODY = "  x += 1;\n" * 101
@@ -66,6 +67,8 @@ BAD = [
     ("sizes", SOURCE, "namespace a {\nclass B {\n int f(int x) const {\n" + LONG_BODY + "}\n};\n}\n"),
     ("sizes", "launch/src/main.cc", "int main() {\n" + "  x += 1;\n" * 81 + "}\n"),
     ("readmes", "core/README.md", "line\n" * 61),
+    ("documented-paths", "README.md", "see `core/src/gone.cc`\n"),
+    ("documented-paths", "core/README.md", "see `tests/core/gone/`\n"),
     ("plain-text", SOURCE, "// caf\u00e9\n"),
     ("plain-text", SOURCE, "// TO" "DO: later\n"),
     ("plain-text", SOURCE, "// FIX" "ME\n"),

@@ -140,6 +140,17 @@ def readmes(tree):
             yield path, len(tree.lines(path)), f"{len(tree.lines(path))} lines, at most {_MAX_README_LINES}"
 
 
+def documented_paths(tree):
+    """A path in back quotes in a page is a file, or a folder, that exists."""
+    quoted = re.compile(r"`((?:core|distributed|checkpoint|launch|benchmarks|tests|cmake)/[\w./-]*)`")
+    for path in tree.paths(r".*\.md$"):
+        for number, line in enumerate(tree.lines(path), 1):
+            for named in quoted.findall(line):
+                folder = named.rstrip("/") + "/"
+                if named not in tree.texts and not any(other.startswith(folder) for other in tree.texts):
+                    yield path, number, f"`{named}` does not exist"
+
+
 def plain_text(tree):
     marker = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
     for path in tree.texts:
@@ -209,10 +220,11 @@ RULES = {
     "keyed-random": keyed_random_numbers,
     "sizes": sizes,
     "readmes": readmes,
+    "documented-paths": documented_paths,
     "plain-text": plain_text,
     "registered-tests": tests_are_registered,
     "sources-have-tests": sources_have_tests,
     "documented-errors": errors_are_documented,
 }
 # Listed, but no reason to fail.
-WARNINGS = {"documented-errors", "readmes", "sources-have-tests"}
+WARNINGS = {"documented-errors", "documented-paths", "readmes", "sources-have-tests"}
