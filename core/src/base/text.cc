@@ -8,7 +8,8 @@
 
 namespace lockstep {
 
-void throw_usage_error(const char* file, int line, const char* condition, const std::string& message) {
+void throw_usage_error(const char* file, int line, const char* condition,
+                       const std::string& message) {
   std::string_view path(file);
   if (auto slash = path.rfind('/'); slash != std::string_view::npos) path.remove_prefix(slash + 1);
   throw UsageError(cat(message, " (", path, ":", line, ": ", condition, ")"));
@@ -23,7 +24,8 @@ void text_detail::append(std::string& out, double value) {
 std::string fixed(double value, int digits) {
   char buffer[512];
   int n = std::snprintf(buffer, sizeof(buffer), "%.*f", digits, value);
-  return std::string(buffer, std::min<size_t>(static_cast<size_t>(std::max(n, 0)), sizeof(buffer) - 1));
+  return std::string(buffer,
+                     std::min<size_t>(static_cast<size_t>(std::max(n, 0)), sizeof(buffer) - 1));
 }
 
 std::string human_bytes(uint64_t bytes) {
@@ -40,7 +42,8 @@ std::string human_bytes(uint64_t bytes) {
 
 std::string hex64(uint64_t value) {
   std::string out(16, '0');
-  for (int i = 15; i >= 0; --i, value >>= 4) out[static_cast<size_t>(i)] = "0123456789abcdef"[value & 15];
+  for (int i = 15; i >= 0; --i, value >>= 4)
+    out[static_cast<size_t>(i)] = "0123456789abcdef"[value & 15];
   return out;
 }
 
@@ -69,16 +72,19 @@ std::string join(std::span<const std::string> parts, std::string_view separator)
   return out;
 }
 
+// Optimal string alignment: insert, drop, replace, or swap two neighbours, each at a cost of one.
 static size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
+  std::vector<size_t> before_last, last, row(b.size() + 1);
   for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
   for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
+    before_last = std::move(last);
+    last = row;
     row[0] = i;
     for (size_t j = 1; j <= b.size(); ++j) {
-      size_t above = row[j];
-      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)});
-      diagonal = above;
+      row[j] =
+          std::min({last[j] + 1, row[j - 1] + 1, last[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1)});
+      const bool is_swap = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+      if (is_swap) row[j] = std::min(row[j], before_last[j - 2] + 1);
     }
   }
   return row[b.size()];

@@ -1,4 +1,5 @@
 // The crash model: what is synced survives every crash, what is not may vanish, tear or stay,
+// Covers: memory_disk.cc
 // independently.
 #include "lockstep/core/base/memory_file_system.h"
 

@@ -46,6 +46,9 @@ TEST(Text, NearestNameFindsSlipsAndNothingElse) {
   EXPECT_EQ(nearest_name("microbatch_size", names), "micro_batch_size");
   EXPECT_EQ(nearest_name("sed", names), "seed");
   EXPECT_EQ(nearest_name("step", names), "steps");
+  EXPECT_EQ(nearest_name("esed", names), "seed");
+  EXPECT_EQ(nearest_name("seed", names), "seed");
+  EXPECT_EQ(nearest_name("", names), "");
   EXPECT_EQ(nearest_name("colour", names), "");
 }
 

@@ -1,0 +1,164 @@
+#include "framework_keys.h"
+
+#include <algorithm>
+
+namespace lockstep {
+
+namespace {
+
+template <typename T>
+void store_value(T& field, const KeyValue& value) {
+  field = std::get<T>(value);
+}
+void store_value(std::array<double, 2>& field, const KeyValue& value) {
+  const auto& list = std::get<std::vector<double>>(value);
+  std::copy_n(list.begin(), field.size(), field.begin());
+}
+
+template <typename T>
+KeyValue as_key_value(const T& field) {
+  return field;
+}
+KeyValue as_key_value(const std::array<double, 2>& field) {
+  return std::vector<double>(field.begin(), field.end());
+}
+
+/// A key that must be given, kept in `tables.*Table.*Field`.
+template <auto Table, auto Field>
+FrameworkKey required(std::string table, KeySpec spec) {
+  return {std::move(table), std::move(spec), [](RecipeTables& tables, const KeyValue& value) {
+            store_value(tables.*Table.*Field, value);
+          }};
+}
+
+/// A key whose default is the field's initial value.
+template <auto Table, auto Field>
+FrameworkKey optional(std::string table, KeySpec spec) {
+  spec.or_default(as_key_value(RecipeTables{}.*Table.*Field));
+  return required<Table, Field>(std::move(table), std::move(spec));
+}
+
+using Tables = RecipeTables;
+using Keys = std::vector<FrameworkKey>;
+
+void add_model_and_data(Keys& keys) {
+  keys.push_back(
+      required<&Tables::model, &ModelRecipe::name>("model", string_key("name", "which model")));
+  keys.push_back(
+      required<&Tables::data, &DataRecipe::name>("data", string_key("name", "which data set")));
+  keys.push_back(optional<&Tables::data, &DataRecipe::path>(
+      "data",
+      string_key("path", "file or folder; empty: the data set's usual place").outside_hash()));
+  keys.push_back(optional<&Tables::data, &DataRecipe::identity>(
+      "data", string_key("identity", "identity of the content; empty: whatever is found")));
+}
+
+void add_train(Keys& keys) {
+  keys.push_back(optional<&Tables::train, &TrainRecipe::seed>(
+      "train", int_key("seed", "of initial weights, sample order, dropout").at_least(0)));
+  keys.push_back(optional<&Tables::train, &TrainRecipe::steps>(
+      "train",
+      int_key("steps", "length of the run; 0: given in epochs").at_least(0).outside_hash()));
+  keys.push_back(optional<&Tables::train, &TrainRecipe::epochs>(
+      "train",
+      int_key("epochs", "length of the run; 0: given in steps").at_least(0).outside_hash()));
+  keys.push_back(required<&Tables::train, &TrainRecipe::micro_batch_size>(
+      "train",
+      int_key("micro_batch_size", "samples of one forward and backward pass").at_least(1)));
+  keys.push_back(required<&Tables::train, &TrainRecipe::micro_batches_per_step>(
+      "train", int_key("micro_batches_per_step", "over all ranks; also the largest number of ranks")
+                   .at_least(1)));
+  keys.push_back(optional<&Tables::train, &TrainRecipe::leaf_micro_batches>(
+      "train",
+      int_key("leaf_micro_batches", "micro-batches accumulated in place as one leaf").at_least(1)));
+  keys.push_back(optional<&Tables::train, &TrainRecipe::memory_format>(
+      "train", string_key("memory_format", "of weights and inputs of convolutions")
+                   .one_of({"contiguous", "channels_last"})));
+  keys.push_back(optional<&Tables::train, &TrainRecipe::intra_op_threads>(
+      "train",
+      int_key("intra_op_threads", "compute threads of each rank").at_least(1).at_most(1024)));
+  keys.push_back(optional<&Tables::train, &TrainRecipe::reduction>(
+      "train", string_key("reduction", "native is not invariant, for comparison")
+                   .one_of({"tree", "native"})));
+  keys.push_back(optional<&Tables::train, &TrainRecipe::bucket_mib>(
+      "train", float_key("bucket_mib", "gradient exchanged at a time").above(0).outside_hash()));
+  keys.push_back(optional<&Tables::train, &TrainRecipe::on_nonfinite>(
+      "train", string_key("on_nonfinite", "what to do about a step whose numbers are not finite")
+                   .one_of({"stop", "skip", "rollback"})));
+}
+
+void add_optimizer(Keys& keys) {
+  keys.push_back(optional<&Tables::optimizer, &OptimizerRecipe::name>(
+      "optimizer", string_key("name", "which optimizer").one_of({"adamw", "sgd"})));
+  keys.push_back(optional<&Tables::optimizer, &OptimizerRecipe::learning_rate>(
+      "optimizer", float_key("learning_rate", "before the schedule").at_least(0)));
+  keys.push_back(optional<&Tables::optimizer, &OptimizerRecipe::betas>(
+      "optimizer", float_list_key("betas", "of adamw").of_length(2).at_least(0).below(1)));
+  keys.push_back(optional<&Tables::optimizer, &OptimizerRecipe::eps>(
+      "optimizer", float_key("eps", "of adamw").above(0)));
+  keys.push_back(optional<&Tables::optimizer, &OptimizerRecipe::weight_decay>(
+      "optimizer",
+      float_key("weight_decay", "adamw: decoupled; sgd: added to the gradient").at_least(0)));
+  keys.push_back(optional<&Tables::optimizer, &OptimizerRecipe::momentum>(
+      "optimizer", float_key("momentum", "of sgd").at_least(0).below(1)));
+}
+
+void add_schedule(Keys& keys) {
+  keys.push_back(optional<&Tables::schedule, &ScheduleRecipe::name>(
+      "schedule", string_key("name", "shape of the learning rate after the warm-up")
+                      .one_of({"constant", "cosine", "linear", "step"})));
+  keys.push_back(optional<&Tables::schedule, &ScheduleRecipe::warmup_steps>(
+      "schedule", int_key("warmup_steps", "steps of linear growth").at_least(0)));
+  keys.push_back(optional<&Tables::schedule, &ScheduleRecipe::total_steps>(
+      "schedule",
+      int_key("total_steps", "end of cosine and linear; 0: the length of the run").at_least(0)));
+  keys.push_back(optional<&Tables::schedule, &ScheduleRecipe::final_factor>(
+      "schedule",
+      float_key("final_factor", "share of the learning rate at the end of cosine and linear")
+          .at_least(0)));
+  keys.push_back(optional<&Tables::schedule, &ScheduleRecipe::step_every>(
+      "schedule", int_key("step_every", "steps between two drops of step").at_least(1)));
+  keys.push_back(optional<&Tables::schedule, &ScheduleRecipe::step_factor>(
+      "schedule", float_key("step_factor", "factor of each drop of step").above(0)));
+}
+
+void add_clip_eval_checkpoint(Keys& keys) {
+  keys.push_back(optional<&Tables::clip, &ClipRecipe::max_norm>(
+      "clip", float_key("max_norm", "of the global gradient; 0: no clipping").at_least(0)));
+  keys.push_back(optional<&Tables::eval, &EvalRecipe::every_epochs>(
+      "eval", int_key("every_epochs", "0: only at the end").at_least(0).outside_hash()));
+  keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::every_steps>(
+      "checkpoint", int_key("every_steps", "0: not by steps").at_least(0).outside_hash()));
+  keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::every_epochs>(
+      "checkpoint", int_key("every_epochs", "0: not by epochs").at_least(0).outside_hash()));
+  keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::keep_latest>(
+      "checkpoint",
+      int_key("keep_latest", "how many of the newest to keep").at_least(1).outside_hash()));
+  keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::keep_every_steps>(
+      "checkpoint", int_key("keep_every_steps", "also keep those at multiples of it; 0: none")
+                        .at_least(0)
+                        .outside_hash()));
+  keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::keep_best>(
+      "checkpoint",
+      string_key("keep_best", "also keep the best by a metric: max:accuracy, min:loss")
+          .outside_hash()));
+}
+
+Keys make_keys() {
+  Keys keys;
+  add_model_and_data(keys);
+  add_train(keys);
+  add_optimizer(keys);
+  add_schedule(keys);
+  add_clip_eval_checkpoint(keys);
+  return keys;
+}
+
+}  // namespace
+
+const std::vector<FrameworkKey>& all_framework_keys() {
+  static const Keys keys = make_keys();
+  return keys;
+}
+
+}  // namespace lockstep
