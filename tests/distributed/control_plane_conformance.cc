@@ -38,13 +38,14 @@ void gathers(ControlPlane& plane) {
 
 void gathers_a_large_message(ControlPlane& plane) {
   int last = plane.world_size() - 1;
-  std::string large(5'000'000, 'x');
+  std::string large(2'000'000, 'x');
   auto messages = plane.all_gather("large", plane.world_rank() == last ? large : "small", soon());
   ASSERT_TRUE(messages.is_ok()) << messages.status().to_string();
   EXPECT_TRUE(messages->back() == large);
 }
 
 void refuses_a_message_that_is_too_long(ControlPlane& plane) {
+  if (plane.world_rank() != plane.world_size() - 1) return;  // the memory of one rank is enough
   std::string too_long(kMaxControlMessageBytes + 1, 'x');
   EXPECT_THROW(plane.all_gather("too long", too_long, soon()).status().ignore(), UsageError);
 }
@@ -107,30 +108,30 @@ void nobody_is_lost(ControlPlane& plane) {
 void times_out_naming_the_absent(ControlPlane& plane) {
   int absent = plane.world_size() - 1;
   if (plane.world_rank() == absent) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(900));
+    std::this_thread::sleep_for(std::chrono::milliseconds(2000));
     return;
   }
   Stopwatch watch;
-  Status status = plane.barrier("the gate", Deadline::after_s(0.4));
+  Status status = plane.barrier("the gate", Deadline::after_s(1.0));
   EXPECT_EQ(status.code(), StatusCode::kTimeout) << status.to_string();
   EXPECT_THAT(status.message(), AllOf(HasSubstr("the gate"), HasSubstr(cat("rank ", absent))));
   if (absent > 1) {
     EXPECT_THAT(status.message(), Not(HasSubstr("rank 0")));
   }
-  EXPECT_LT(watch.elapsed_s(), 0.8);
+  EXPECT_LT(watch.elapsed_s(), 1.8);
   EXPECT_EQ(plane.barrier("later", soon()).to_string(), status.to_string());
-  std::this_thread::sleep_for(std::chrono::milliseconds(400));
+  std::this_thread::sleep_for(std::chrono::milliseconds(1000));
 }
 
 void times_out_naming_rank_0(ControlPlane& plane) {
   if (plane.world_rank() == 0) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(900));
+    std::this_thread::sleep_for(std::chrono::milliseconds(2000));
     return;
   }
-  Status status = plane.barrier("the gate", Deadline::after_s(0.4));
+  Status status = plane.barrier("the gate", Deadline::after_s(1.0));
   EXPECT_EQ(status.code(), StatusCode::kTimeout) << status.to_string();
   EXPECT_THAT(status.message(), AllOf(HasSubstr("the gate"), HasSubstr("rank 0")));
-  std::this_thread::sleep_for(std::chrono::milliseconds(400));
+  std::this_thread::sleep_for(std::chrono::milliseconds(1000));
 }
 
 void refuses_another_what(ControlPlane& plane) {

@@ -22,14 +22,12 @@ std::deque<ThreadHub::Message*>& ThreadHub::mailbox(int from, int to) {
   return mailboxes_[static_cast<size_t>(from * world_size_ + to)];
 }
 
-bool ThreadHub::wait(Lock& lock, int rank, Deadline deadline) {
-  if (deadline.has_passed()) return false;
+void ThreadHub::wait(Lock& lock, int rank, Deadline deadline) {
   changed_[static_cast<size_t>(rank)].wait_for(
       lock, std::chrono::duration<double>(std::min(deadline.remaining_s(), 3600.0)));
-  return true;
 }
 
-std::vector<int> ThreadHub::lost_of(const std::vector<int>& ranks) const {
+std::vector<int> ThreadHub::left_of(const std::vector<int>& ranks) const {
   std::vector<int> lost;
   for (int rank : ranks) {
     if (has_left_[static_cast<size_t>(rank)]) lost.push_back(rank);
@@ -79,8 +77,7 @@ class ThreadHub::ExchangeCall {
         status = reason_to_give_up(peers, deadline);
       }
       if (!status.is_ok()) return status;
-      // False only when the deadline has passed, which the next turn reports.
-      (void)hub_.wait(lock_, rank_, deadline);
+      hub_.wait(lock_, rank_, deadline);
     }
   }
 
@@ -160,7 +157,7 @@ class ThreadHub::ExchangeCall {
   Status reason_to_give_up(const std::vector<int>& peers, Deadline deadline) const {
     const std::string& reason = hub_.abort_reasons_[static_cast<size_t>(rank_)];
     if (!reason.empty()) return aborted_error(cat(what_, ": ", reason));
-    if (std::vector<int> lost = hub_.lost_of(peers); !lost.empty()) {
+    if (std::vector<int> lost = hub_.left_of(peers); !lost.empty()) {
       return peer_failure_error(cat(what_, ": lost ", ranks_text(lost)));
     }
     if (deadline.has_passed()) {
@@ -211,49 +208,31 @@ Result<std::vector<std::string>> ThreadHub::gather(const std::string& plane, int
   Lock lock(mutex_);
   auto key = std::pair(plane, round_number);
   std::shared_ptr<Round>& slot = rounds_[key];
-  auto size = static_cast<size_t>(world_size_);
-  if (slot == nullptr) {
-    slot = std::make_shared<Round>(Round{std::vector<std::string>(size),
-                                         std::vector<std::string>(size), std::vector<char>(size)});
-  }
+  if (slot == nullptr) slot = std::make_shared<Round>(Round{GatherRound(world_size_)});
   std::shared_ptr<Round> round = slot;
-  auto self = static_cast<size_t>(rank);
-  round->whats[self] = what;
-  round->messages[self] = std::move(message);
-  round->has_arrived[self] = 1;
-  if (++round->num_arrived == world_size_) {
+  LOCKSTEP_CHECK(round->arrivals.arrive(rank, what, std::move(message)), "rank ", rank,
+                 " came twice to round ", round_number);
+  if (round->arrivals.is_complete()) {
     for (auto& changed : changed_) changed.notify_all();
   }
-  bool is_in_time = true;
-  while (round->num_arrived < world_size_) {
-    LOCKSTEP_RETURN_IF_ERROR(gather_outcome(*round, what, !is_in_time, deadline));
-    is_in_time = wait(lock, rank, deadline);
+  while (!round->arrivals.is_complete()) {
+    LOCKSTEP_RETURN_IF_ERROR(reason_to_give_up(*round, what, deadline));
+    wait(lock, rank, deadline);
   }
   if (++round->num_taken == world_size_) rounds_.erase(key);
-  LOCKSTEP_RETURN_IF_ERROR(gather_outcome(*round, what, false, deadline));
-  return round->messages;
+  LOCKSTEP_RETURN_IF_ERROR(round->arrivals.agreement());
+  return round->arrivals.messages();
 }
 
-Status ThreadHub::gather_outcome(const Round& round, std::string_view what, bool has_timed_out,
-                                 Deadline deadline) const {
-  std::vector<int> missing;
-  for (int rank = 0; rank < world_size_; ++rank) {
-    if (!round.has_arrived[static_cast<size_t>(rank)]) missing.push_back(rank);
+Status ThreadHub::reason_to_give_up(const Round& round, std::string_view what,
+                                    Deadline deadline) const {
+  std::vector<int> missing = round.arrivals.missing();
+  if (std::vector<int> left = left_of(missing); !left.empty()) {
+    return peer_failure_error(cat(what, ": lost ", ranks_text(left)));
   }
-  for (int rank = 0; missing.empty() && rank < world_size_; ++rank) {
-    if (round.whats[static_cast<size_t>(rank)] == round.whats[0]) continue;
-    return internal_error(cat("the ranks are at different places: rank 0 at '", round.whats[0],
-                              "', rank ", rank, " at '", round.whats[static_cast<size_t>(rank)],
-                              "'"));
-  }
-  if (std::vector<int> lost = lost_of(missing); !lost.empty()) {
-    return peer_failure_error(cat(what, ": lost ", ranks_text(lost)));
-  }
-  if (!missing.empty() && has_timed_out) {
-    return timeout_error(cat(what, ": ", ranks_text(missing), " did not arrive within ",
-                             fixed(deadline.length_s(), 3), " s"));
-  }
-  return Status::ok();
+  if (!deadline.has_passed()) return Status::ok();
+  return timeout_error(cat(what, ": ", ranks_text(missing), " did not arrive within ",
+                           fixed(deadline.length_s(), 3), " s"));
 }
 
 void ThreadHub::leave(int rank, bool on_purpose) {

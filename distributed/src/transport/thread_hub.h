@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "gather_round.h"
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/status.h"
 #include "lockstep/distributed/communicator.h"
@@ -54,21 +55,18 @@ class ThreadHub {
     size_t expected_bytes = 0;  ///< what the receiver listed, when kOtherSize
   };
   struct Round {
-    std::vector<std::string> whats;
-    std::vector<std::string> messages;
-    std::vector<char> has_arrived;
-    int num_arrived = 0;
+    GatherRound arrivals;
     int num_taken = 0;
   };
   class ExchangeCall;
   using Lock = std::unique_lock<std::mutex>;
 
   std::deque<Message*>& mailbox(int from, int to);
-  /// Waits until something may have changed for `rank`; false when the deadline has passed.
-  bool wait(Lock& lock, int rank, Deadline deadline);
-  std::vector<int> lost_of(const std::vector<int>& ranks) const;
-  Status gather_outcome(const Round& round, std::string_view what, bool has_timed_out,
-                        Deadline deadline) const;
+  /// Waits until something may have changed for `rank` or the deadline has passed.
+  void wait(Lock& lock, int rank, Deadline deadline);
+  std::vector<int> left_of(const std::vector<int>& ranks) const;
+  /// Why a wait for the missing ranks of a round is over, or OK while it goes on.
+  Status reason_to_give_up(const Round& round, std::string_view what, Deadline deadline) const;
 
   const int world_size_;
   std::mutex process_lock_;

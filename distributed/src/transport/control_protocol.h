@@ -1,0 +1,88 @@
+#pragma once
+// The bytes of the TCP control plane: frames between each rank and rank 0, little-endian, with
+// limits checked before memory is taken. Pure: knows no sockets. What is parsed here may come from
+// a stranger until a hello was accepted.
+//
+//   frame     u32 magic, u32 type, u64 body length, body
+//   hello     rank -> 0: u32 protocol version, u32 rank, u8[32] token          the first frame of a
+//   connection welcome   0 -> rank: u8[32] reply token                                     rank 0
+//   proves that it knows the job arrive    rank -> 0: u64 round, u8 is_last, text what, text
+//   message result    0 -> rank: u64 round, u8 status code, text error, u32 n, n texts ask rank ->
+//   0: u64 round                                              who is missing? (before a time-out)
+//   missing   0 -> rank: u64 round, u32 n, n * u32 rank
+//   lost      0 -> rank: u64 rank                                               its connection
+//   closed text is u64 length and that many bytes.
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lockstep/core/base/status.h"
+
+namespace lockstep {
+
+enum class FrameType : uint8_t { kHello = 1, kWelcome, kArrive, kResult, kAsk, kMissing, kLost };
+
+using ControlToken = std::array<char, 32>;
+/// 256 bits from the system's random device.
+ControlToken make_control_token();
+/// In constant time.
+bool same_token(const ControlToken& a, const ControlToken& b);
+
+inline constexpr size_t kFrameHeaderBytes = 16;
+/// What a stranger may send.
+inline constexpr uint64_t kHelloBodyBytes = 4 + 4 + 32;
+/// What a rank may send to rank 0: one message with its what.
+uint64_t max_body_bytes_from_rank();
+/// What rank 0 may send: the messages of all ranks.
+uint64_t max_body_bytes_from_rank_0(int world_size);
+
+/// A whole frame.
+std::string make_frame(FrameType type, std::string_view body);
+
+struct FrameHeader {
+  FrameType type = FrameType::kHello;
+  uint64_t body_bytes = 0;
+};
+/// Nothing when the bytes are no header of ours or the body is longer than `max_body_bytes`.
+std::optional<FrameHeader> parse_frame_header(std::string_view bytes, uint64_t max_body_bytes);
+
+struct Hello {
+  uint32_t world_rank = 0;
+  ControlToken token{};
+};
+struct Arrival {
+  uint64_t round = 0;
+  bool is_last = false;  ///< of the plane: it is being shut down
+  std::string what;
+  std::string message;
+};
+struct RoundResult {
+  uint64_t round = 0;
+  Status status;
+  std::vector<std::string> messages;
+};
+struct MissingRanks {
+  uint64_t round = 0;
+  std::vector<int> world_ranks;
+};
+
+// Bodies. The parsers give nothing when a body is not exactly what the table says.
+std::string hello_body(const Hello& hello);
+std::optional<Hello> parse_hello(std::string_view body);
+std::string welcome_body(const ControlToken& reply_token);
+std::optional<ControlToken> parse_welcome(std::string_view body);
+std::string arrival_body(const Arrival& arrival);
+std::optional<Arrival> parse_arrival(std::string_view body);
+std::string result_body(const RoundResult& result);
+std::optional<RoundResult> parse_result(std::string_view body);
+std::string number_body(uint64_t number);  ///< ask: the round; lost: the rank
+std::optional<uint64_t> parse_number(std::string_view body);
+std::string missing_body(const MissingRanks& missing);
+std::optional<MissingRanks> parse_missing(std::string_view body);
+
+}  // namespace lockstep

@@ -1,0 +1,274 @@
+#include "mpi_communicator.h"
+
+#include <mpi.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+
+#include "peer_exchange_communicator.h"
+#include "rank_names.h"
+
+namespace lockstep {
+namespace {
+
+/// One MPI call counts in int; longer messages go in parts, cut alike on both sides.
+constexpr size_t kMaxPartBytes = size_t{1} << 30;
+/// The tag is the size: a message of another size than expected then matches nothing, and is found
+/// by a probe with its real size. (Open MPI 4.1.4 corrupts memory when a large message is truncated
+/// by process_vm_readv.) Order holds: both sides list the same sizes in the same order.
+int tag_of(size_t size_bytes) {
+  return static_cast<int>(size_bytes);
+}
+/// Polls without progress before the processor is given away between them. A poll takes 0.1-0.3 us;
+/// a message that is on its way within a host arrives within a few hundred of them.
+constexpr int kSpinPolls = 2000;
+constexpr int kSpinPollsOversubscribed = 20;
+/// Polls between looks at the clock and at the lost ranks.
+constexpr int kPollsPerLook = 64;
+/// Polls between looks for messages of another size.
+constexpr int kPollsPerProbe = 1024;
+
+std::string mpi_error_text(std::string_view call, int code) {
+  std::array<char, MPI_MAX_ERROR_STRING> text{};
+  int length = 0;
+  MPI_Error_string(code, text.data(), &length);
+  return cat(call, " failed: ", std::string_view(text.data(), static_cast<size_t>(length)));
+}
+
+/// A part of a message under way.
+struct Part {
+  size_t op = 0;  ///< index among the group's sends or receives
+  int peer = 0;
+  size_t size_bytes = 0;
+  bool is_recv = false;
+  bool is_done = false;
+};
+
+class MpiCommunicator final : public PeerExchangeCommunicator {
+ public:
+  MpiCommunicator(MPI_Comm comm, int world_rank, int world_size,
+                  const MpiCommunicatorOptions& options)
+      : PeerExchangeCommunicator(world_rank, world_size), comm_(comm), options_(options) {}
+
+  Status exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
+                  const std::function<void(size_t)>& on_received, std::string_view what,
+                  Deadline deadline) override;
+  Status native_all_reduce_sum(float* values, int64_t num_elems, Deadline deadline) override {
+    return all_reduce(values, num_elems, MPI_FLOAT);
+  }
+  Status native_all_reduce_sum(double* values, int64_t num_elems, Deadline deadline) override {
+    return all_reduce(values, num_elems, MPI_DOUBLE);
+  }
+  void abort(std::string_view reason) override {
+    fail(aborted_error(reason.empty() ? "aborted" : cat("aborted: ", reason))).ignore();
+    is_aborted_.store(true);
+  }
+  std::string_view backend() const override { return "mpi"; }
+
+ private:
+  Status post(std::span<const SendOp> sends, std::span<const RecvOp> recvs, std::string_view what);
+  Status wait_for_all(const std::function<void(size_t)>& on_received, std::string_view what,
+                      Deadline deadline);
+  Status take(size_t index, int error, std::string_view what);
+  Status look_for_other_sizes(std::string_view what);
+  Status reason_to_give_up(std::string_view what, Deadline deadline) const;
+  std::vector<int> peers_waited_for() const;
+  void let_go();
+  template <typename T>
+  Status all_reduce(T* values, int64_t num_elems, MPI_Datatype type);
+
+  MPI_Comm comm_;
+  MpiCommunicatorOptions options_;
+  std::atomic<bool> is_aborted_ = false;
+  // Of the exchange under way; kept to save allocations.
+  std::vector<MPI_Request> requests_;
+  std::vector<Part> parts_;
+  std::vector<int> parts_left_of_recv_;
+  std::vector<int> ready_;
+  std::vector<MPI_Status> statuses_;
+};
+
+Status MpiCommunicator::exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
+                                 const std::function<void(size_t)>& on_received,
+                                 std::string_view what, Deadline deadline) {
+  check_ops(sends, recvs);
+  LOCKSTEP_RETURN_IF_ERROR(failure());
+  if (sends.empty() && recvs.empty()) return Status::ok();
+  for (const SendOp& send : sends) count_sent(send.bytes.size());
+  Status status = post(sends, recvs, what);
+  if (status.is_ok()) status = wait_for_all(on_received, what, deadline);
+  if (status.is_ok()) return status;
+  let_go();
+  return fail(std::move(status));
+}
+
+/// Receives first: what arrives then has a place to go.
+Status MpiCommunicator::post(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
+                             std::string_view what) {
+  requests_.clear();
+  parts_.clear();
+  parts_left_of_recv_.assign(recvs.size(), 0);
+  for (size_t op = 0; op < recvs.size(); ++op) {
+    std::span<std::byte> bytes = recvs[op].bytes;
+    do {
+      size_t size = std::min(bytes.size(), kMaxPartBytes);
+      parts_.push_back({op, recvs[op].peer, size, true, false});
+      requests_.push_back(MPI_REQUEST_NULL);
+      ++parts_left_of_recv_[op];
+      int code = MPI_Irecv(bytes.data(), static_cast<int>(size), MPI_BYTE, recvs[op].peer,
+                           tag_of(size), comm_, &requests_.back());
+      if (code != MPI_SUCCESS)
+        return internal_error(cat(what, ": ", mpi_error_text("MPI_Irecv", code)));
+      bytes = bytes.subspan(size);
+    } while (!bytes.empty());
+  }
+  for (size_t op = 0; op < sends.size(); ++op) {
+    std::span<const std::byte> bytes = sends[op].bytes;
+    do {
+      size_t size = std::min(bytes.size(), kMaxPartBytes);
+      parts_.push_back({op, sends[op].peer, size, false, false});
+      requests_.push_back(MPI_REQUEST_NULL);
+      int code = MPI_Isend(bytes.data(), static_cast<int>(size), MPI_BYTE, sends[op].peer,
+                           tag_of(size), comm_, &requests_.back());
+      if (code != MPI_SUCCESS)
+        return internal_error(cat(what, ": ", mpi_error_text("MPI_Isend", code)));
+      bytes = bytes.subspan(size);
+    } while (!bytes.empty());
+  }
+  ready_.resize(parts_.size());
+  statuses_.resize(parts_.size());
+  return Status::ok();
+}
+
+Status MpiCommunicator::wait_for_all(const std::function<void(size_t)>& on_received,
+                                     std::string_view what, Deadline deadline) {
+  int num_idle_polls = 0;
+  const int spin_polls = options_.is_oversubscribed ? kSpinPollsOversubscribed : kSpinPolls;
+  for (size_t num_left = parts_.size(); num_left > 0;) {
+    int num_ready = 0;
+    int code = MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &num_ready,
+                            ready_.data(), statuses_.data());
+    if (code != MPI_SUCCESS && code != MPI_ERR_IN_STATUS) {
+      return internal_error(cat(what, ": ", mpi_error_text("MPI_Testsome", code)));
+    }
+    if (num_ready > 0) {
+      num_idle_polls = 0;
+      num_left -= static_cast<size_t>(num_ready);
+      for (int k = 0; k < num_ready; ++k) {
+        auto index = static_cast<size_t>(ready_[static_cast<size_t>(k)]);
+        int error = code == MPI_SUCCESS ? MPI_SUCCESS : statuses_[static_cast<size_t>(k)].MPI_ERROR;
+        LOCKSTEP_RETURN_IF_ERROR(take(index, error, what));
+        const Part& part = parts_[index];
+        if (part.is_recv && --parts_left_of_recv_[part.op] == 0 && on_received)
+          on_received(part.op);
+      }
+      continue;
+    }
+    ++num_idle_polls;
+    if (num_idle_polls % kPollsPerLook == 0) {
+      LOCKSTEP_RETURN_IF_ERROR(reason_to_give_up(what, deadline));
+      if (num_idle_polls % kPollsPerProbe == 0) {
+        LOCKSTEP_RETURN_IF_ERROR(look_for_other_sizes(what));
+      }
+    }
+    if (num_idle_polls > spin_polls) sched_yield();
+  }
+  return Status::ok();
+}
+
+/// Marks part `index` as done, or says what is wrong with it.
+Status MpiCommunicator::take(size_t index, int error, std::string_view what) {
+  Part& part = parts_[index];
+  part.is_done = true;
+  if (error == MPI_SUCCESS || error == MPI_ERR_PENDING) return Status::ok();
+  return internal_error(cat(what, ": ", part.is_recv ? "receiving from" : "sending to", " rank ",
+                            part.peer, ": ", mpi_error_text("MPI", error)));
+}
+
+/// A message from a peer that still owes this exchange one, which matches none of those expected.
+Status MpiCommunicator::look_for_other_sizes(std::string_view what) {
+  int last_peer = -1;
+  for (const Part& part : parts_) {
+    if (part.is_done || !part.is_recv || part.peer == last_peer) continue;
+    last_peer = part.peer;
+    int is_there = 0;
+    MPI_Status status;
+    if (MPI_Iprobe(part.peer, MPI_ANY_TAG, comm_, &is_there, &status) != MPI_SUCCESS) continue;
+    // One that matches may have come between the last poll and the probe: then it is not
+    // unexpected.
+    if (is_there == 0 || status.MPI_TAG == tag_of(part.size_bytes)) continue;
+    int num_bytes = 0;
+    MPI_Get_count(&status, MPI_BYTE, &num_bytes);
+    return invalid_argument_error(cat(what, ": rank ", world_rank(), " expects ", part.size_bytes,
+                                      " bytes from rank ", part.peer, ", which sent ", num_bytes));
+  }
+  return Status::ok();
+}
+
+Status MpiCommunicator::reason_to_give_up(std::string_view what, Deadline deadline) const {
+  if (is_aborted_.load()) return failure().with_context(what);
+  if (options_.lost_ranks) {
+    if (std::vector<int> lost = options_.lost_ranks(); !lost.empty()) {
+      return peer_failure_error(cat(what, ": lost ", ranks_text(lost)));
+    }
+  }
+  if (!deadline.has_passed()) return Status::ok();
+  return timeout_error(cat(what, ": no progress with ", ranks_text(peers_waited_for()), " within ",
+                           fixed(deadline.length_s(), 3), " s"));
+}
+
+std::vector<int> MpiCommunicator::peers_waited_for() const {
+  std::vector<int> peers;
+  for (const Part& part : parts_) {
+    if (!part.is_done) peers.push_back(part.peer);
+  }
+  std::sort(peers.begin(), peers.end());
+  peers.erase(std::unique(peers.begin(), peers.end()), peers.end());
+  return peers;
+}
+
+/// After an error: receives that nothing has come for are taken back; the rest is left to MPI.
+void MpiCommunicator::let_go() {
+  for (size_t i = 0; i < requests_.size(); ++i) {
+    if (requests_[i] == MPI_REQUEST_NULL) continue;
+    if (parts_[i].is_recv) MPI_Cancel(&requests_[i]);
+    int is_complete = 0;
+    MPI_Test(&requests_[i], &is_complete, MPI_STATUS_IGNORE);
+    if (requests_[i] != MPI_REQUEST_NULL) MPI_Request_free(&requests_[i]);
+  }
+}
+
+// Blocking, because this is the peer that the tree is compared with and Open MPI's non-blocking
+// all-reduce is another, slower algorithm; so it is the one wait here that its deadline can't end
+// (a dead rank ends the job all the same).
+template <typename T>
+Status MpiCommunicator::all_reduce(T* values, int64_t num_elems, MPI_Datatype type) {
+  LOCKSTEP_RETURN_IF_ERROR(failure());
+  constexpr int64_t kMaxCount = int64_t{1} << 30;
+  for (int64_t start = 0; start < num_elems; start += kMaxCount) {
+    auto count = static_cast<int>(std::min(num_elems - start, kMaxCount));
+    int code = MPI_Allreduce(MPI_IN_PLACE, values + start, count, type, MPI_SUM, comm_);
+    if (code != MPI_SUCCESS) return fail(internal_error(mpi_error_text("MPI_Allreduce", code)));
+  }
+  return Status::ok();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Communicator>> make_mpi_communicator(const MpiCommunicatorOptions& options) {
+  MPI_Comm comm = MPI_COMM_NULL;
+  if (int code = MPI_Comm_dup(MPI_COMM_WORLD, &comm); code != MPI_SUCCESS) {
+    return internal_error(mpi_error_text("MPI_Comm_dup", code));
+  }
+  MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
+  int rank = 0;
+  int size = 1;
+  MPI_Comm_rank(comm, &rank);
+  MPI_Comm_size(comm, &size);
+  return std::unique_ptr<Communicator>(
+      std::make_unique<MpiCommunicator>(comm, rank, size, options));
+}
+
+}  // namespace lockstep

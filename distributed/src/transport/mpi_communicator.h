@@ -1,0 +1,27 @@
+#pragma once
+// The data path over MPI. Only non-blocking calls, polled here, so that every wait has a deadline,
+// can be aborted and names its peers. mpi.h stays in the source file.
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "lockstep/distributed/communicator.h"
+
+namespace lockstep {
+
+struct MpiCommunicatorOptions {
+  /// More ranks than processors on this host: give the processor away between polls.
+  bool is_oversubscribed = false;
+  /// The ranks that are known to be dead; asked while waiting, from the waiting thread. May be
+  /// empty.
+  std::function<std::vector<int>()> lost_ranks;
+};
+
+/// A communicator over all ranks of the MPI job, isolated from other users of MPI.
+/// Requires: MPI is initialised. Collective: all ranks. Errors: kInternal with MPI's own text.
+/// After an error the memory of the operations under way may still be read or written until the
+/// process ends: drop the buffers only with the process, or leave the job.
+Result<std::unique_ptr<Communicator>> make_mpi_communicator(const MpiCommunicatorOptions& options);
+
+}  // namespace lockstep

@@ -1,0 +1,126 @@
+#include "plane_inbox.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "rank_names.h"
+
+namespace lockstep {
+namespace {
+
+void wait_until(std::condition_variable& changed, std::unique_lock<std::mutex>& lock,
+                double seconds) {
+  changed.wait_for(lock, std::chrono::duration<double>(std::clamp(seconds, 0.0, 3600.0)));
+}
+
+}  // namespace
+
+void PlaneInbox::set_ready() {
+  std::lock_guard lock(mutex_);
+  is_ready_ = true;
+  changed_.notify_all();
+}
+
+void PlaneInbox::set_drained() {
+  std::lock_guard lock(mutex_);
+  is_drained_ = true;
+  changed_.notify_all();
+}
+
+void PlaneInbox::deliver(RoundResult result) {
+  std::lock_guard lock(mutex_);
+  result_ = std::move(result);
+  changed_.notify_all();
+}
+
+void PlaneInbox::set_missing(MissingRanks missing) {
+  std::lock_guard lock(mutex_);
+  missing_ = std::move(missing);
+}
+
+void PlaneInbox::lose(int world_rank) {
+  std::function<void(int)> callback;
+  {
+    std::lock_guard lock(mutex_);
+    if (std::find(lost_.begin(), lost_.end(), world_rank) != lost_.end()) return;
+    lost_.push_back(world_rank);
+    std::sort(lost_.begin(), lost_.end());
+    has_lost_.store(true);
+    callback = callback_;
+    changed_.notify_all();
+  }
+  if (callback) callback(world_rank);
+}
+
+bool PlaneInbox::wait_for_flag(const bool& flag, Deadline deadline) {
+  Lock lock(mutex_);
+  while (!flag && !deadline.has_passed()) wait_until(changed_, lock, deadline.remaining_s());
+  return flag;
+}
+
+bool PlaneInbox::wait_until_ready(Deadline deadline) {
+  return wait_for_flag(is_ready_, deadline);
+}
+bool PlaneInbox::wait_until_drained(Deadline deadline) {
+  return wait_for_flag(is_drained_, deadline);
+}
+
+Result<std::vector<std::string>> PlaneInbox::wait_for(uint64_t round,
+                                                      const std::function<void()>& ask,
+                                                      Deadline deadline) {
+  const double ask_at_remaining_s = std::min(deadline.length_s() * 0.5, 2.0);
+  bool has_asked = false;
+  Lock lock(mutex_);
+  while (!(result_ && result_->round == round)) {
+    LOCKSTEP_RETURN_IF_ERROR(failure_locked());
+    if (deadline.has_passed()) return timed_out(round, deadline);
+    double remaining_s = deadline.remaining_s();
+    if (!has_asked && remaining_s <= ask_at_remaining_s) {
+      has_asked = true;
+      ask();
+    }
+    wait_until(changed_, lock, has_asked ? remaining_s : remaining_s - ask_at_remaining_s);
+  }
+  LOCKSTEP_RETURN_IF_ERROR(result_->status);
+  return std::move(result_->messages);
+}
+
+Status PlaneInbox::timed_out(uint64_t round, Deadline deadline) const {
+  std::string within = cat(" within ", fixed(deadline.length_s(), 3), " s");
+  if (!missing_ || missing_->round != round) {
+    return timeout_error(cat("rank 0 does not answer", within));
+  }
+  if (missing_->world_ranks.empty()) {
+    return timeout_error(cat("the answer of rank 0 did not come", within));
+  }
+  return timeout_error(cat(ranks_text(missing_->world_ranks), " did not arrive", within));
+}
+
+Status PlaneInbox::failure_locked() const {
+  return lost_.empty() ? Status::ok() : peer_failure_error(cat("lost ", ranks_text(lost_)));
+}
+
+Status PlaneInbox::failure() const {
+  std::lock_guard lock(mutex_);
+  return failure_locked();
+}
+
+std::vector<int> PlaneInbox::lost_ranks() const {
+  if (!has_lost_.load()) return {};
+  std::lock_guard lock(mutex_);
+  return lost_;
+}
+
+void PlaneInbox::on_peer_lost(std::function<void(int)> callback) {
+  std::vector<int> lost_before;
+  {
+    std::lock_guard lock(mutex_);
+    lost_before = lost_;
+    callback_ = callback;
+  }
+  for (int rank : lost_before) {
+    if (callback) callback(rank);
+  }
+}
+
+}  // namespace lockstep

@@ -1,0 +1,59 @@
+#pragma once
+// PlaneInbox: what the io thread of a TCP control plane has for the thread that calls it: results
+// of rounds, who is missing, who is lost. Thread-safety: any thread; it is the only state that the
+// two threads share.
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "control_protocol.h"
+#include "lockstep/core/base/deadline.h"
+
+namespace lockstep {
+
+class PlaneInbox {
+ public:
+  // From the io thread.
+  void set_ready();
+  void set_drained();
+  void deliver(RoundResult result);
+  void set_missing(MissingRanks missing);
+  /// The connection of `world_rank` closed without a shutdown: ends every wait, calls the callback.
+  void lose(int world_rank);
+
+  // From the caller's thread.
+  /// False when the deadline passed first.
+  bool wait_until_ready(Deadline deadline);
+  bool wait_until_drained(Deadline deadline);
+  /// The messages of `round`. Shortly before the deadline calls `ask`, whose answer set_missing()
+  /// names the absent. Errors: as ControlPlane::all_gather, without `what`.
+  Result<std::vector<std::string>> wait_for(uint64_t round, const std::function<void()>& ask,
+                                            Deadline deadline);
+  /// kPeerFailure once a rank is lost.
+  Status failure() const;
+  std::vector<int> lost_ranks() const;
+  /// Ranks lost before are reported at once, on this thread.
+  void on_peer_lost(std::function<void(int)> callback);
+
+ private:
+  using Lock = std::unique_lock<std::mutex>;
+  bool wait_for_flag(const bool& flag, Deadline deadline);
+  Status failure_locked() const;
+  Status timed_out(uint64_t round, Deadline deadline) const;
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  bool is_ready_ = false;
+  bool is_drained_ = false;
+  std::optional<RoundResult> result_;
+  std::optional<MissingRanks> missing_;
+  std::vector<int> lost_;
+  std::atomic<bool> has_lost_ = false;  ///< spares the lock to whoever polls lost_ranks()
+  std::function<void(int)> callback_;
+};
+
+}  // namespace lockstep

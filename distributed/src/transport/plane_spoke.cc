@@ -1,0 +1,153 @@
+#include <chrono>
+
+#include "plane_end.h"
+
+namespace lockstep {
+namespace {
+
+using asio::ip::tcp;
+
+/// For one endpoint to accept and welcome this rank, and between rounds through all of them.
+constexpr std::chrono::seconds kTryTime{3};
+constexpr std::chrono::milliseconds kPause{50};
+
+std::shared_ptr<const std::string> shared_frame(FrameType type, std::string_view body) {
+  return std::make_shared<const std::string>(make_frame(type, body));
+}
+
+std::optional<tcp::endpoint> parse_endpoint(const std::string& text) {
+  std::vector<std::string> parts = split(text, ' ');
+  asio::error_code error;
+  auto address = asio::ip::make_address(parts[0], error);
+  unsigned port = 0;
+  if (error || parts.size() != 2) return std::nullopt;
+  const char* end = parts[1].data() + parts[1].size();
+  if (std::from_chars(parts[1].data(), end, port).ptr != end || port > 65535) return std::nullopt;
+  return tcp::endpoint(address, static_cast<uint16_t>(port));
+}
+
+}  // namespace
+
+std::string PlaneRendezvous::to_text() const {
+  return cat(std::string_view(token.data(), token.size()),
+             std::string_view(reply_token.data(), reply_token.size()), join(endpoints, "\n"));
+}
+
+std::optional<PlaneRendezvous> PlaneRendezvous::parse(std::string_view text) {
+  PlaneRendezvous rendezvous;
+  size_t size = rendezvous.token.size();
+  if (text.size() <= 2 * size) return std::nullopt;
+  text.copy(rendezvous.token.data(), size);
+  text.copy(rendezvous.reply_token.data(), size, size);
+  rendezvous.endpoints = split(text.substr(2 * size), '\n');
+  for (const std::string& endpoint : rendezvous.endpoints) {
+    if (!parse_endpoint(endpoint)) return std::nullopt;
+  }
+  return rendezvous;
+}
+
+PlaneSpoke::PlaneSpoke(asio::io_context& io, PlaneInbox& inbox, int world_rank, int world_size,
+                       PlaneRendezvous rendezvous)
+    : io_(io),
+      inbox_(inbox),
+      world_rank_(world_rank),
+      world_size_(world_size),
+      rendezvous_(std::move(rendezvous)),
+      timer_(io) {}
+
+void PlaneSpoke::try_endpoint(size_t index) {
+  if (is_closing_) return;
+  auto socket = std::make_shared<tcp::socket>(io_);
+  timer_.expires_after(kTryTime);
+  timer_.async_wait([socket](asio::error_code error) {
+    asio::error_code ignored;
+    if (!error) socket->close(ignored);
+  });
+  socket->async_connect(*parse_endpoint(rendezvous_.endpoints[index]),
+                        [this, index, socket](asio::error_code error) {
+                          timer_.cancel();
+                          if (error || !socket->is_open()) return try_next(index);
+                          say_hello(index, std::move(*socket));
+                        });
+}
+
+void PlaneSpoke::try_next(size_t index) {
+  if (is_closing_) return;
+  if (index + 1 < rendezvous_.endpoints.size()) return try_endpoint(index + 1);
+  timer_.expires_after(kPause);
+  timer_.async_wait([this](asio::error_code error) {
+    if (!error) try_endpoint(0);
+  });
+}
+
+void PlaneSpoke::say_hello(size_t index, tcp::socket socket) {
+  auto connection = std::make_shared<TcpConnection>(std::move(socket), ControlToken{}.size());
+  connection_ = connection;
+  auto give_up = [this, index] {
+    timer_.cancel();
+    connection_ = nullptr;
+    try_next(index);
+  };
+  timer_.expires_after(kTryTime);
+  timer_.async_wait([connection, give_up](asio::error_code error) {
+    if (error) return;
+    connection->close();
+    give_up();
+  });
+  connection->start(
+      [this, connection = connection.get(), give_up](FrameType type, const std::string& body) {
+        std::optional<ControlToken> reply;
+        if (type == FrameType::kWelcome) reply = parse_welcome(body);
+        if (!reply || !same_token(*reply, rendezvous_.reply_token)) {
+          connection->close();
+          return give_up();
+        }
+        timer_.cancel();
+        connection->hand_over([this](FrameType t, const std::string& b) { receive(t, b); },
+                              [this] {
+                                if (!is_closing_) inbox_.lose(0);
+                              },
+                              max_body_bytes_from_rank_0(world_size_));
+        inbox_.set_ready();
+      },
+      give_up);
+  Hello hello{static_cast<uint32_t>(world_rank_), rendezvous_.token};
+  connection->send(shared_frame(FrameType::kHello, hello_body(hello)));
+}
+
+void PlaneSpoke::receive(FrameType type, const std::string& body) {
+  if (type == FrameType::kResult) {
+    if (auto result = parse_result(body)) {
+      is_closing_ = is_closing_ || (result->status.is_ok() && result->round == last_round_);
+      return inbox_.deliver(std::move(*result));
+    }
+  } else if (type == FrameType::kMissing) {
+    if (auto missing = parse_missing(body)) return inbox_.set_missing(std::move(*missing));
+  } else if (type == FrameType::kLost) {
+    if (auto rank = parse_number(body)) return inbox_.lose(static_cast<int>(*rank));
+  }
+  connection_->close();
+  inbox_.lose(0);
+}
+
+void PlaneSpoke::arrive(Arrival arrival) {
+  if (arrival.is_last) last_round_ = arrival.round;
+  if (connection_) connection_->send(shared_frame(FrameType::kArrive, arrival_body(arrival)));
+}
+
+void PlaneSpoke::ask(uint64_t round) {
+  if (connection_) connection_->send(shared_frame(FrameType::kAsk, number_body(round)));
+}
+
+void PlaneSpoke::drain() {
+  if (!connection_) return inbox_.set_drained();
+  connection_->when_drained([this] { inbox_.set_drained(); });
+}
+
+void PlaneSpoke::close() {
+  is_closing_ = true;
+  timer_.cancel();
+  if (connection_) std::exchange(connection_, nullptr)->close();
+}
+
+}  // namespace lockstep
