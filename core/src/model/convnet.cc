@@ -1,7 +1,6 @@
 #include "lockstep/core/model/convnet.h"
 
 #include <ATen/ops/dropout.h>
-#include <ATen/ops/max_pool2d.h>
 #include <ATen/ops/relu.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>
@@ -10,6 +9,7 @@
 #include <utility>
 
 #include "lockstep/core/base/text.h"
+#include "max_pool_relu.h"
 
 namespace lockstep {
 namespace {
@@ -52,7 +52,7 @@ class ConvnetModule final : public torch::nn::Module {
                           torch::nn::BatchNorm2d& norm) {
     at::Tensor y_bcyx = conv(x_bcyx);
     if (norm) y_bcyx = norm(y_bcyx);
-    return at::relu(at::max_pool2d(y_bcyx, 2));
+    return max_pool_relu(y_bcyx);
   }
 
   torch::nn::Conv2d conv1_{nullptr};

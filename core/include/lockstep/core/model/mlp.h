@@ -12,8 +12,8 @@
 namespace lockstep {
 
 struct MlpOptions {
-  std::vector<int64_t> hidden;  ///< widths of the hidden layers, may be empty
-  double dropout = 0;           ///< after each hidden layer's ReLU, in [0, 1)
+  std::vector<int64_t> hidden = {};  ///< widths of the hidden layers, may be empty
+  double dropout = 0;                ///< after each hidden layer's ReLU, in [0, 1)
   LossKind loss = LossKind::kSoftmaxCrossEntropy;
 };
 
