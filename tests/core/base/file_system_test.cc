@@ -1,5 +1,6 @@
 // One suite of behaviour for every FileSystem: the disk's, the one in memory, and each behind the
 // fault wrapper.
+// Covers: file_system_util.cc posix_file_system.cc
 #include "lockstep/core/base/file_system.h"
 
 #include <gmock/gmock.h>

@@ -1,6 +1,6 @@
-// The crash model: what is synced survives every crash, what is not may vanish, tear or stay,
+// The crash model: what is synced survives every crash; what is not may vanish, tear or stay, each
+// operation by itself.
 // Covers: memory_disk.cc
-// independently.
 #include "lockstep/core/base/memory_file_system.h"
 
 #include <gmock/gmock.h>
@@ -105,6 +105,17 @@ TEST(MemoryFileSystemCrash, AMoveBetweenFoldersMayLoseOrDoubleTheName) {
   const std::set<std::pair<std::string, std::string>> all = {
       {"v", "not found"}, {"not found", "v"}, {"v", "v"}, {"not found", "not found"}};
   EXPECT_EQ(outcomes, all);
+}
+
+TEST(MemoryFileSystemCrash, ASyncMakesOneFileDurableAndNoOther) {
+  MemoryFileSystem fs;
+  write_unsynced(fs, "/other", "other's bytes", OpenMode::kTruncate);
+  write_unsynced(fs, "/a", "x", OpenMode::kTruncate);
+  ASSERT_TRUE(fs.sync_dir("/").is_ok());
+  ASSERT_TRUE(write_and_sync_file(fs, "/a", "y", OpenMode::kAppend).is_ok());
+  fs.crash_losing_all();
+  EXPECT_EQ(content_of(fs, "/a"), "xy");
+  EXPECT_EQ(content_of(fs, "/other"), "");
 }
 
 TEST(MemoryFileSystemCrash, EachWriteHasItsOwnFate) {

@@ -1,8 +1,8 @@
 #pragma once
 // A FileSystem around another one that fails chosen calls and tells a hook of every call that
 // changes something. Tests use it over MemoryFileSystem and over the real disk: errors at the k-th
-// call, and kills before the k-th call. Thread-safety: as FileSystem. Faults and hook are set while
-// no call is in progress.
+// call, and kills before the k-th call. Errors: those planned, and those of the file system below.
+// Thread-safety: as FileSystem; faults and hook are set while no call is in progress.
 
 #include <cstdint>
 #include <functional>
