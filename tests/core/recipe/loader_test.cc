@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <random>
+
 #include "lockstep/core/base/memory_file_system.h"
 #include "test_schema.h"
 
@@ -180,6 +182,32 @@ std::ostream& operator<<(std::ostream& out, const WrongText& wrong) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, LoaderWrongText, ::testing::ValuesIn(kWrongTexts));
+
+TEST(Loader, DamagedTextIsLoadedOrRefusedButNeverMore) {
+  const std::string whole = parse(kSmallRecipe)->text();
+  const std::string odd = "[]{}=.,\"'#\\\n\r\t\0 -+_:0123456789eEinfax\xc3\xff";
+  std::mt19937_64 generator(5);
+  int num_refused = 0;
+  for (int round = 0; round < 2000; ++round) {
+    std::string text = whole;
+    for (uint64_t edit = generator() % 4; edit < 4; ++edit) {
+      const size_t at = generator() % text.size();
+      const size_t length = std::min<size_t>(generator() % 8, text.size() - at);
+      std::string piece;
+      for (uint64_t i = generator() % 6; i > 0; --i) piece += odd[generator() % odd.size()];
+      text.replace(at, length, piece);
+    }
+    const auto recipe = parse(text);
+    if (recipe.is_ok()) {
+      EXPECT_TRUE(parse(recipe->text()).is_ok()) << text;
+    } else {
+      EXPECT_EQ(recipe.status().code(), StatusCode::kInvalidArgument) << text;
+      ++num_refused;
+    }
+  }
+  EXPECT_GT(num_refused, 500);
+  EXPECT_LT(num_refused, 2000);
+}
 
 TEST(Loader, ReportsAllMistakesAtOnce) {
   const auto recipe = parse(with_train("sed = 1\nbucket_mib = 0\n"), {"clip.max_norm=-1"});
