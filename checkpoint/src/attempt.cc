@@ -66,19 +66,34 @@ Status check_last_attempt(const AttemptOptions& options, const RunPaths& paths, 
           "stop it from saving anything more"));
 }
 
+/// The highest number in use: of an attempt file, or in the name of a folder that an attempt wrote
+/// or deleted.
+Result<int64_t> highest_number(const AttemptOptions& options, const RunPaths& paths,
+                               int64_t newest_file) {
+  LOCKSTEP_ASSIGN_OR_RETURN(const auto entries, options.fs->list(paths.checkpoints()));
+  int64_t highest = newest_file;
+  for (const DirectoryEntry& entry : entries) {
+    if (auto partial = parse_partial_folder(entry.name)) {
+      highest = std::max(highest, partial->attempt);
+    }
+  }
+  return highest;
+}
+
 /// Creates the next attempt's file, durable. Returns its number.
 Result<int64_t> create_attempt_file(const AttemptOptions& options, const RunPaths& paths) {
   for (int race = 0; race < kMaxRaces; ++race) {
     LOCKSTEP_ASSIGN_OR_RETURN(const int64_t last, newest_attempt(*options.fs, paths));
     if (last > 0) LOCKSTEP_RETURN_IF_ERROR(check_last_attempt(options, paths, last));
+    LOCKSTEP_ASSIGN_OR_RETURN(const int64_t highest, highest_number(options, paths, last));
     const AttemptRecord record{options.process, options.job_id, utc_text(wall_clock_ns())};
-    Status status = write_and_sync_file(*options.fs, paths.attempt(last + 1),
+    Status status = write_and_sync_file(*options.fs, paths.attempt(highest + 1),
                                         attempt_record_text(record), OpenMode::kCreateExclusive);
     if (status.code() == StatusCode::kAlreadyExists)
       continue;  // another start was faster: look at that one
     LOCKSTEP_RETURN_IF_ERROR(status);
     LOCKSTEP_RETURN_IF_ERROR(options.fs->sync_dir(paths.attempts()));
-    return last + 1;
+    return highest + 1;
   }
   return aborted_error(
       cat(paths.attempts(), ": other starts kept taking the next attempt number; start one"));

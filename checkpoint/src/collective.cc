@@ -73,7 +73,7 @@ Result<std::string> share(ControlPlane& plane, std::string_view what,
   Unpacker unpacker(received);
   Status status = unpacker.status();
   std::string value = unpacker.text();
-  if (!status.is_ok()) return status;
+  if (!status.is_ok()) return status.with_context("rank 0");
   if (!unpacker.is_whole()) return internal_error(cat(what, ": a message that can't be read"));
   return value;
 }

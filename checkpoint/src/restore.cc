@@ -219,6 +219,14 @@ Status RestoreProtocol::read_own(const Manifest& manifest, const std::string& fo
       }
     }
   }
+  if (is_rank_0()) {
+    // Shards of ranks that owned nothing are read by nobody else.
+    for (size_t i = 0; i < manifest.shards.size(); ++i) {
+      if (!manifest.shards[i].runs.empty()) continue;
+      *shard_at_fault = static_cast<int64_t>(i);
+      LOCKSTEP_RETURN_IF_ERROR(verify_shard(fs(), folder, manifest, i));
+    }
+  }
   *shard_at_fault = -1;
   return Status::ok();
 }

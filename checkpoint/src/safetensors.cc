@@ -139,11 +139,11 @@ Result<SafetensorsHeader> parse_safetensors_header(std::string_view json, uint64
   return header;
 }
 
-Result<SafetensorsHeader> read_safetensors_header(const ReadableFile& file, std::string_view where,
-                                                  std::string* raw) {
+Result<std::string> read_safetensors_prefix(const ReadableFile& file, std::string_view where) {
   LOCKSTEP_ASSIGN_OR_RETURN(const uint64_t size, file.size_bytes());
-  if (size < 8)
+  if (size < 8) {
     return corruption_error(cat(where, ": ", size, " bytes are too few for a safetensors file"));
+  }
   unsigned char length_bytes[8];
   LOCKSTEP_RETURN_IF_ERROR(file.read(0, std::as_writable_bytes(std::span(length_bytes))));
   uint64_t length = 0;
@@ -154,11 +154,17 @@ Result<SafetensorsHeader> read_safetensors_header(const ReadableFile& file, std:
   }
   std::string prefix(8 + length, '\0');
   LOCKSTEP_RETURN_IF_ERROR(file.read(0, std::as_writable_bytes(std::span(prefix))));
+  return prefix;
+}
+
+Result<SafetensorsHeader> read_safetensors_header(const ReadableFile& file,
+                                                  std::string_view where) {
+  LOCKSTEP_ASSIGN_OR_RETURN(const uint64_t size, file.size_bytes());
+  LOCKSTEP_ASSIGN_OR_RETURN(const std::string prefix, read_safetensors_prefix(file, where));
   LOCKSTEP_ASSIGN_OR_RETURN(
       SafetensorsHeader header,
-      parse_safetensors_header(std::string_view(prefix).substr(8), size - 8 - length, where));
-  header.data_offset = 8 + length;
-  if (raw != nullptr) *raw = std::move(prefix);
+      parse_safetensors_header(std::string_view(prefix).substr(8), size - prefix.size(), where));
+  header.data_offset = prefix.size();
   return header;
 }
 

@@ -104,6 +104,7 @@ Status SaveProtocol::read_token(const std::string& token) const {
   const std::string path = path_join(partial_, kTokenFile);
   auto found = read_whole_file(fs(), path, kMaxTokenBytes);
   if (found.is_ok() && *found == token) return Status::ok();
+  if (!found.is_ok() && found.status().code() != StatusCode::kNotFound) return found.status();
   return io_error(cat(path, ": this rank does not see what rank 0 wrote there (",
                       found.is_ok() ? "another token" : found.status().message(),
                       "). The run directory must be on a disk that all hosts share"));

@@ -127,18 +127,20 @@ Result<ShardReader> ShardReader::open(FileSystem& fs, const std::string& folder,
   if (size != entry.bytes) {
     return corruption_error(cat(path, ": expected ", entry.bytes, " bytes, found ", size));
   }
-  std::string prefix;
-  LOCKSTEP_ASSIGN_OR_RETURN(SafetensorsHeader header,
-                            read_safetensors_header(*reader.file_, path, &prefix));
+  // Hash before meaning: a damaged header is damaged, not a strange one.
+  LOCKSTEP_ASSIGN_OR_RETURN(const std::string prefix, read_safetensors_prefix(*reader.file_, path));
   if (xxh3_128(prefix) != entry.header_hash) {
     return corruption_error(cat(path, ": the header's hash is ", xxh3_128(prefix).hex(),
                                 ", expected ", entry.header_hash.hex()));
   }
+  LOCKSTEP_ASSIGN_OR_RETURN(
+      const SafetensorsHeader header,
+      parse_safetensors_header(std::string_view(prefix).substr(8), size - prefix.size(), path));
   if (header.metadata != shard_metadata(identity) ||
       header.tensors != shard_tensors(schema, reader.layout_)) {
     return corruption_error(cat(path, ": the header lists other tensors than the manifest"));
   }
-  reader.data_offset_ = header.data_offset;
+  reader.data_offset_ = prefix.size();
 
   reader.hashes_.resize(reader.layout_.num_blocks);
   const auto table = std::as_writable_bytes(std::span(reader.hashes_));

@@ -1,6 +1,6 @@
 // Saving and restoring when nothing goes wrong, and the requests that are refused.
 // Covers: staging.cc read_plan.cc save_protocol.cc restore.cc checkpointer.cc live_digest.cc
-// collective.cc
+// Covers: collective.cc
 #include <gmock/gmock.h>
 
 #include "lockstep/checkpoint/manifest.h"

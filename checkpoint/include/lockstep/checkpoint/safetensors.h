@@ -47,10 +47,12 @@ std::string safetensors_prefix(const std::vector<SafetensorsEntry>& tensors,
 Result<SafetensorsHeader> parse_safetensors_header(std::string_view json, uint64_t data_bytes,
                                                    std::string_view where);
 
-/// Reads and parses the header of an open file. `raw`, when given, gets the bytes before the data.
-/// Errors: as parse_safetensors_header; kIoError.
-Result<SafetensorsHeader> read_safetensors_header(const ReadableFile& file, std::string_view where,
-                                                  std::string* raw);
+/// The bytes of an open file before its data (length, header, padding), not yet parsed.
+/// Errors: kCorruption when the length can't be right; kIoError.
+Result<std::string> read_safetensors_prefix(const ReadableFile& file, std::string_view where);
+
+/// Reads and parses the header of an open file. Errors: as parse_safetensors_header; kIoError.
+Result<SafetensorsHeader> read_safetensors_header(const ReadableFile& file, std::string_view where);
 
 /// Elements of a shape, or -1 when a dimension is negative or the product is above 2^53.
 int64_t checked_num_elems(const std::vector<int64_t>& shape);

@@ -1,0 +1,76 @@
+#pragma once
+// What people and scripts do with checkpoints, without MPI, ranks or a running training: look,
+// verify, compare, take weights out. Each tool returns data; ckpt_tools_print.h makes text or JSON
+// of it. Thread-safety: any thread. Errors of all: kNotFound, kIoError; kCorruption naming file,
+// tensor and block.
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "lockstep/checkpoint/manifest.h"
+
+namespace lockstep {
+
+struct CheckpointSummary {
+  std::string path;
+  bool is_quarantined = false;
+  std::string
+      problem;  ///< why the manifest can't be read; the rest is then only what the name says
+  int64_t generation = 0;
+  int64_t step = 0;
+  int64_t epoch = 0;
+  int64_t world_size = 0;
+  uint64_t bytes = 0;  ///< of the shards, as the manifest says
+  std::string utc_time;
+  std::map<std::string, double> metrics;
+  Hash128 state_digest;
+};
+/// The checkpoints of a run, oldest first, then those in quarantine.
+Result<std::vector<CheckpointSummary>> list_checkpoints(FileSystem& fs, const std::string& run_dir);
+
+struct VerifyReport {
+  std::string path;
+  uint64_t num_blocks = 0;
+  uint64_t bytes = 0;  ///< read and hashed
+  double seconds = 0;
+  std::vector<std::string> problems;  ///< each names file, tensor and block; sorted
+  bool is_good() const { return problems.empty(); }
+};
+/// Reads all of a checkpoint on `num_threads` threads and recomputes its state digest. Content that
+/// is wrong is in the report; only what keeps it from being read is an error.
+Result<VerifyReport> verify_checkpoint(FileSystem& fs, const std::string& path, int num_threads);
+
+struct TensorDiff {
+  std::string name;      ///< "weight" for values, "adamw.exp_avg/weight" for optimizer state
+  std::string only_in;   ///< "a" or "b" when one lacks it
+  std::string mismatch;  ///< e.g. "shape [2, 3] and [3, 2]" when elements can't be compared
+  int64_t num_elems = 0;
+  int64_t num_different = 0;  ///< elements whose bits differ
+  double largest =
+      0;  ///< largest absolute difference among them; NaN when one of them is not a number
+};
+struct DiffReport {
+  int64_t num_compared = 0;          ///< tensors
+  std::vector<TensorDiff> tensors;   ///< those that differ
+  std::vector<std::string> scalars;  ///< "name: i:1 and i:2"
+  bool is_equal() const { return tensors.empty() && scalars.empty(); }
+};
+/// Compares bit for bit, element by element in row-major order, by tensor name: other world sizes,
+/// storage orders or registration orders do not matter.
+Result<DiffReport> diff_checkpoints(FileSystem& fs, const std::string& path_a,
+                                    const std::string& path_b);
+
+struct ExportReport {
+  std::string path;
+  int64_t num_tensors = 0;
+  uint64_t bytes = 0;
+};
+/// Writes whole tensors in row-major order into one safetensors file: parameters, with `all` also
+/// buffers and optimizer state. The file appears whole or not at all. Errors: also kAlreadyExists
+/// when `out_path` is taken.
+Result<ExportReport> export_checkpoint(FileSystem& fs, const std::string& path,
+                                       const std::string& out_path, bool all);
+
+}  // namespace lockstep

@@ -1,0 +1,23 @@
+#pragma once
+// The results of the checkpoint tools as text for people and as one JSON value for scripts. Pure.
+
+#include <string>
+#include <vector>
+
+#include "lockstep/checkpoint/ckpt_tools.h"
+
+namespace lockstep {
+
+std::string list_text(const std::vector<CheckpointSummary>& checkpoints);
+std::string list_json(const std::vector<CheckpointSummary>& checkpoints);
+std::string inspect_text(const Manifest& manifest);
+/// The manifest itself, byte for byte: it is JSON already.
+std::string inspect_json(const Manifest& manifest);
+std::string verify_text(const VerifyReport& report);
+std::string verify_json(const VerifyReport& report);
+std::string diff_text(const DiffReport& report);
+std::string diff_json(const DiffReport& report);
+std::string export_text(const ExportReport& report);
+std::string export_json(const ExportReport& report);
+
+}  // namespace lockstep

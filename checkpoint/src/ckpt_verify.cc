@@ -1,0 +1,177 @@
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <thread>
+
+#include "block_hashes.h"
+#include "lockstep/checkpoint/ckpt_tools.h"
+#include "lockstep/core/base/deadline.h"
+#include "lockstep/core/base/text.h"
+#include "lockstep/core/flat/digest.h"
+#include "run_folder.h"
+
+namespace lockstep {
+namespace {
+
+/// A run of blocks for one thread to read.
+struct Task {
+  const ShardReader* reader = nullptr;
+  const ShardExtent* extent = nullptr;
+  BlockRun blocks;
+};
+
+/// Names of the tensors that lie in a block, for people.
+std::string tensors_in(const FlatSpace& space, int64_t block) {
+  const ElemRun elems = space.elems_of({block, block + 1});
+  std::vector<std::string> names;
+  for (const TensorPlace& place : space.tensors) {
+    const int64_t end = place.offset_elems + place.spec.num_elems();
+    if (place.offset_elems < elems.end && end > elems.first) names.push_back(place.spec.name);
+  }
+  return join(names, ", ");
+}
+
+bool is_content(const Status& status) {
+  return status.code() == StatusCode::kCorruption || status.code() == StatusCode::kNotFound;
+}
+
+/// What the threads share.
+class Verifier {
+ public:
+  Verifier(const Manifest& manifest, VerifyReport* report) : manifest_(manifest), report_(report) {}
+
+  void add(const ShardReader& reader) {
+    for (const ShardExtent& extent : reader.layout().extents) {
+      const FlatSpace& space = space_of(manifest_.schema, extent.kind_index);
+      for (BlockRun rest = extent.blocks; rest.num_blocks() > 0;) {
+        const BlockRun piece = next_piece(space, rest, kReadPieceBytes);
+        tasks_.push_back({&reader, &extent, piece});
+        rest.first = piece.end;
+      }
+    }
+  }
+
+  Status run(int num_threads) {
+    std::vector<std::thread> threads;
+    for (int i = 0; i < std::max(num_threads, 1); ++i) threads.emplace_back([this] { work(); });
+    for (std::thread& thread : threads) thread.join();
+    return error_;
+  }
+
+ private:
+  void work() {
+    std::vector<std::byte> scratch;
+    for (size_t i = next_++; i < tasks_.size(); i = next_++) {
+      const Task& task = tasks_[i];
+      const FlatSpace& space = space_of(manifest_.schema, task.extent->kind_index);
+      scratch.resize(run_bytes(space, task.blocks));
+      if (!task.reader->read_blocks(*task.extent, task.blocks, scratch).is_ok())
+        look_closer(task, space);
+      std::lock_guard lock(mutex_);
+      report_->num_blocks += static_cast<uint64_t>(task.blocks.num_blocks());
+      report_->bytes += scratch.size();
+    }
+  }
+
+  /// Block by block: which of them are bad.
+  void look_closer(const Task& task, const FlatSpace& space) {
+    std::vector<std::byte> bytes;
+    for (int64_t block = task.blocks.first; block < task.blocks.end; ++block) {
+      bytes.resize(run_bytes(space, {block, block + 1}));
+      const Status status = task.reader->read_blocks(*task.extent, {block, block + 1}, bytes);
+      if (status.is_ok()) continue;
+      std::lock_guard lock(mutex_);
+      if (!is_content(status)) {
+        error_ = status;
+      } else {
+        report_->problems.push_back(cat(status.message(), " (of ", tensors_in(space, block), ")"));
+      }
+    }
+  }
+
+  const Manifest& manifest_;
+  VerifyReport* report_;
+  std::vector<Task> tasks_;
+  std::atomic<size_t> next_ = 0;
+  std::mutex mutex_;
+  Status error_;
+};
+
+Status check_digest(FileSystem& fs, const std::string& path, const Manifest& manifest,
+                    VerifyReport* report) {
+  LOCKSTEP_ASSIGN_OR_RETURN(const auto hashes, read_block_hashes(fs, path, manifest));
+  const Hash128 digest = state_digest(manifest.schema, hashes, manifest.scalars);
+  if (digest != manifest.state_digest) {
+    report->problems.push_back(cat(path, ": the state digest is ", digest.hex(),
+                                   ", the manifest says ", manifest.state_digest.hex()));
+  }
+  return Status::ok();
+}
+
+}  // namespace
+
+Result<VerifyReport> verify_checkpoint(FileSystem& fs, const std::string& path, int num_threads) {
+  const Stopwatch watch;
+  VerifyReport report;
+  report.path = path;
+  LOCKSTEP_RETURN_IF_ERROR(fs.list(path).status());
+  const auto manifest = read_manifest(fs, path, nullptr);
+  if (!manifest.is_ok()) {
+    if (!is_content(manifest.status())) return manifest.status();
+    report.problems.push_back(manifest.status().message());
+    return report;
+  }
+  std::vector<ShardReader> readers;
+  for (size_t i = 0; i < manifest->shards.size(); ++i) {
+    auto reader = ShardReader::open(fs, path, manifest->schema, manifest->shards[i],
+                                    manifest->shard_identity(i));
+    if (reader.is_ok()) {
+      readers.push_back(std::move(*reader));
+    } else if (is_content(reader.status())) {
+      report.problems.push_back(reader.status().message());
+    } else {
+      return reader.status();
+    }
+  }
+  const bool has_all_tables = report.problems.empty();
+  Verifier verifier(*manifest, &report);
+  for (const ShardReader& reader : readers) verifier.add(reader);
+  LOCKSTEP_RETURN_IF_ERROR(verifier.run(num_threads));
+  if (has_all_tables) LOCKSTEP_RETURN_IF_ERROR(check_digest(fs, path, *manifest, &report));
+  std::sort(report.problems.begin(), report.problems.end());
+  report.seconds = watch.elapsed_s();
+  return report;
+}
+
+Result<std::vector<CheckpointSummary>> list_checkpoints(FileSystem& fs,
+                                                        const std::string& run_dir) {
+  const RunPaths paths{run_dir};
+  LOCKSTEP_RETURN_IF_ERROR(fs.list(paths.checkpoints()).status());
+  LOCKSTEP_ASSIGN_OR_RETURN(const RunFolder folder, list_run_folder(fs, paths));
+  std::vector<CheckpointSummary> summaries;
+  const auto add = [&](const GenerationName& name, const std::string& path, bool is_quarantined) {
+    CheckpointSummary summary{path, is_quarantined, {}, name.generation, name.step, 0, 0, 0, {}, {},
+                              {}};
+    const auto manifest = read_manifest(fs, path, nullptr);
+    if (manifest.is_ok()) {
+      summary.epoch = manifest->epoch;
+      summary.world_size = manifest->world_size;
+      summary.utc_time = manifest->utc_time;
+      summary.metrics = manifest->metrics;
+      summary.state_digest = manifest->state_digest;
+      for (const ShardEntry& shard : manifest->shards) summary.bytes += shard.bytes;
+    } else {
+      summary.problem = manifest.status().message();
+    }
+    summaries.push_back(std::move(summary));
+  };
+  for (auto it = folder.committed.rbegin(); it != folder.committed.rend(); ++it) {
+    add(*it, paths.generation(*it), false);
+  }
+  for (auto it = folder.quarantined.rbegin(); it != folder.quarantined.rend(); ++it) {
+    add(*it, path_join(paths.quarantine(), generation_folder(*it)), true);
+  }
+  return summaries;
+}
+
+}  // namespace lockstep

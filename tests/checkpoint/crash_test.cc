@@ -1,0 +1,324 @@
+// Power cuts at every call that changes something, with every fate that POSIX allows to what was
+// not synced. The same harness runs protocols that are wrong on purpose: one that it passes would
+// prove that it proves nothing.
+
+// Covers: save_protocol.cc run_folder.cc attempt.cc
+#include <gmock/gmock.h>
+
+#include <algorithm>
+#include <random>
+
+#include "lockstep/core/base/fault_file_system.h"
+#include "lockstep/core/base/memory_file_system.h"
+#include "lockstep/core/base/text.h"
+#include "run_fixture.h"
+
+namespace lockstep {
+namespace {
+
+/// Thrown where a process is killed.
+struct Killed : std::runtime_error {
+  Killed() : std::runtime_error("killed") {}
+};
+
+/// What a protocol does to a disk, and whether it told its caller that the new checkpoint is
+/// durable.
+using Protocol = std::function<void(FileSystem& fs, bool* acknowledged)>;
+
+struct Rehearsal {
+  int num_kill_points = 0;
+  int num_crashes = 0;
+  std::vector<std::string> violations;
+};
+
+using Fates = std::vector<CrashFate>;
+
+/// All combinations when there are few, else losing all, keeping all, and 24 drawn ones.
+std::vector<Fates> fates_to_try(const std::vector<UnsyncedOperation>& operations, uint64_t seed) {
+  const auto choices = [](const UnsyncedOperation& operation) {
+    std::vector<CrashFate> fates = {{CrashFate::Kind::kLost, 0}, {CrashFate::Kind::kKept, 0}};
+    if (operation.kind == UnsyncedOperation::Kind::kData) {
+      fates.push_back({CrashFate::Kind::kTorn, operation.size_bytes / 2});
+      fates.push_back({CrashFate::Kind::kZeroed, 0});
+    }
+    return fates;
+  };
+  size_t num_combinations = 1;
+  for (const UnsyncedOperation& operation : operations) {
+    num_combinations = std::min<size_t>(num_combinations * choices(operation).size(), 1000);
+  }
+  const bool is_exhaustive = num_combinations <= 32;
+  std::mt19937_64 random(seed);
+  std::vector<Fates> all;
+  for (size_t i = 0; i < (is_exhaustive ? num_combinations : 26); ++i) {
+    Fates fates;
+    size_t digits = i;
+    for (const UnsyncedOperation& operation : operations) {
+      const auto options = choices(operation);
+      size_t pick = is_exhaustive ? digits % options.size() : random() % options.size();
+      if (!is_exhaustive && i < 2) pick = i;  // losing all, keeping all
+      digits /= options.size();
+      fates.push_back(options[pick]);
+    }
+    all.push_back(std::move(fates));
+  }
+  return all;
+}
+
+/// Starts anew on what the crash left. Says what is wrong: anything but the old state or the new
+/// one, bit for bit, and anything but the new one when that was acknowledged.
+std::string judge(FileSystem& fs, const TestState& before, const TestState& after,
+                  bool acknowledged) {
+  TestState read(before.schema(), 0);
+  const auto restored = restore_state(fs, 1, read);
+  if (!restored.is_ok()) return cat("refused: ", restored.status().message());
+  if (!restored->has_value()) return "started from scratch";
+  if (acknowledged && !(read == after)) return "lost what was acknowledged";
+  if (!(read == before) && !(read == after))
+    return "restored neither the old state nor the new one";
+  return {};
+}
+
+/// Runs the protocol on copies of `disk`, killed before its 1st, 2nd, ... call that changes
+/// something, until it ends by itself; after each kill crashes the disk in many ways and judges
+/// what a new start makes of it.
+Rehearsal rehearse(const MemoryFileSystem& disk, const Protocol& protocol, const TestState& before,
+                   const TestState& after) {
+  Rehearsal rehearsal;
+  for (uint64_t kill_at = 1;; ++kill_at) {
+    const auto copy = disk.after_crash(Fates(disk.unsynced().size(), {CrashFate::Kind::kKept, 0}));
+    FaultFileSystem faulty(*copy);
+    faulty.set_hook([&](const FileCall& call) {
+      if (call.number >= kill_at) throw Killed();
+    });
+    bool acknowledged = false;
+    bool was_killed = false;
+    try {
+      protocol(faulty, &acknowledged);
+    } catch (const Killed&) {
+      was_killed = true;
+    }
+    ++rehearsal.num_kill_points;
+    for (const Fates& fates : fates_to_try(copy->unsynced(), kill_at)) {
+      const auto crashed = copy->after_crash(fates);
+      ++rehearsal.num_crashes;
+      const std::string wrong = judge(*crashed, before, after, acknowledged);
+      if (!wrong.empty())
+        rehearsal.violations.push_back(cat("killed before call ", kill_at, ": ", wrong));
+    }
+    if (!was_killed) return rehearsal;
+  }
+}
+
+class Crash : public ::testing::Test {
+ protected:
+  Crash() : before_(small_schema(), 1), after_(small_schema(), 2) {
+    LOCKSTEP_CHECK(save_state(disk_, 2, before_, 10).is_ok(), "the first save");
+    disk_.crash_keeping_all();
+  }
+
+  Protocol saving(int num_ranks, const TweakOptions& tweak = {}) {
+    return [this, num_ranks, tweak](FileSystem& fs, bool* acknowledged) {
+      *acknowledged = save_state(fs, num_ranks, after_, 20, tweak).is_ok();
+    };
+  }
+
+  MemoryFileSystem disk_;
+  TestState before_;
+  TestState after_;
+};
+
+TEST_F(Crash, ASaveLeavesTheOldOrTheNewStateWhereverItIsCut) {
+  for (int num_ranks : {1, 2, 3}) {
+    const Rehearsal rehearsal = rehearse(disk_, saving(num_ranks), before_, after_);
+    EXPECT_THAT(rehearsal.violations, ::testing::IsEmpty());
+    EXPECT_GT(rehearsal.num_kill_points, 20);
+    RecordProperty(cat("crashes_", num_ranks), rehearsal.num_crashes);
+  }
+}
+
+TEST_F(Crash, RetentionNeverLeavesTheRunWithoutACheckpoint) {
+  const auto keep_one = [](CheckpointerOptions& options) { options.retention.keep_latest = 1; };
+  const Rehearsal rehearsal = rehearse(disk_, saving(2, keep_one), before_, after_);
+  EXPECT_THAT(rehearsal.violations, ::testing::IsEmpty());
+  // And it did delete: otherwise nothing was rehearsed.
+  bool acknowledged = false;
+  saving(1, keep_one)(disk_, &acknowledged);
+  EXPECT_FALSE(exists(disk_, "/run/checkpoints/gen-000001-step-0000000010").value());
+}
+
+TEST_F(Crash, AStartThatIsCutInTheMiddleOfCleaningUpCanBeRepeated) {
+  {
+    FaultFileSystem faulty(disk_);
+    faulty.set_hook([](const FileCall& call) {
+      if (call.operation == FileOperation::kRename) throw Killed();
+    });
+    EXPECT_THROW(save_state(faulty, 2, after_, 20).is_ok(), Killed);
+    disk_.crash_keeping_all();  // a whole partial folder is left
+  }
+  const Protocol starting = [this](FileSystem& fs, bool*) {
+    TestState read(before_.schema(), 0);
+    EXPECT_TRUE(restore_state(fs, 2, read).is_ok());
+  };
+  EXPECT_THAT(rehearse(disk_, starting, before_, before_).violations, ::testing::IsEmpty());
+}
+
+TEST_F(Crash, TheVeryFirstSaveSurvivesOnceAcknowledged) {
+  MemoryFileSystem empty;  // not even the run folder's parents are there
+  const auto deep = [](CheckpointerOptions& options) { options.run_dir = "/a/b/run"; };
+  for (uint64_t seed = 0; seed < 40; ++seed) {
+    MemoryFileSystem fs;
+    ASSERT_TRUE(save_state(fs, 2, after_, 20, deep).is_ok());
+    fs.crash_at_random(seed);
+    TestState read(after_.schema(), 0);
+    const auto restored = restore_state(fs, 1, read, {}, deep);
+    ASSERT_TRUE(restored.is_ok() && restored->has_value());
+    EXPECT_TRUE(read == after_);
+  }
+}
+
+TEST_F(Crash, EachNumberedStepCanBeTheLast) {
+  for (int last_step = 1; last_step <= 9; ++last_step) {
+    for (int culprit : {0, 1}) {
+      const auto copy = disk_.after_crash({});
+      std::vector<std::vector<int>> seen(2);
+      std::vector<SaveOutcome> outcomes(2, SaveOutcome::kNone);
+      EXPECT_THROW(with_ranks(2,
+                              [&](World& world) -> Status {
+                                CheckpointerOptions options =
+                                    quiet_options(*copy, world.control_plane());
+                                options.on_save_step = [&](int step, int world_rank) {
+                                  seen[static_cast<size_t>(world_rank)].push_back(step);
+                                  // Only rank 0 runs 5 to 7 and 9.
+                                  const bool is_shared = step <= 4 || step == 8;
+                                  if (step >= last_step && world_rank == (is_shared ? culprit : 0))
+                                    throw Killed();
+                                };
+                                auto checkpointer = Checkpointer::open(options);
+                                const OwnedState owned = after_.owned(world.world_rank(), 2);
+                                SaveRequest request;
+                                request.schema = &after_.schema();
+                                request.owned = &owned;
+                                request.step = 20;
+                                const auto saved = checkpointer->save(request);
+                                outcomes[static_cast<size_t>(world.world_rank())] =
+                                    checkpointer->last_outcome();
+                                return saved.status();
+                              })
+                       .is_ok(),
+                   Killed);
+      EXPECT_TRUE(std::is_sorted(seen[0].begin(), seen[0].end()));
+      if (culprit == 0 && last_step >= 5 && last_step <= 8)
+        EXPECT_EQ(outcomes[1], SaveOutcome::kUnknown);
+      if (culprit == 0 && last_step <= 4) EXPECT_EQ(outcomes[1], SaveOutcome::kFailed);
+      copy->crash_losing_all();
+      EXPECT_EQ(judge(*copy, before_, after_, last_step == 9), "")
+          << "step " << last_step << " of rank " << culprit;
+    }
+  }
+}
+
+/// A save by one rank as many write it. All flags set: correct.
+struct NaiveProtocol {
+  bool sync_files = true;
+  bool sync_partial = true;
+  bool sync_parent = true;
+  bool manifest_last = true;
+  bool use_rename = true;
+  bool delete_old_last = true;
+};
+
+class WrongProtocol : public Crash {
+ protected:
+  /// The files of a true save of `after_`, by name.
+  std::map<std::string, std::string> true_files() {
+    const auto copy = disk_.after_crash({});
+    const std::string folder = save_state(*copy, 1, after_, 20)->path;
+    std::map<std::string, std::string> files;
+    for (const auto& [path, content] : all_files(*copy, folder))
+      files[path.substr(folder.size() + 1)] = content;
+    return files;
+  }
+
+  Protocol naive(const NaiveProtocol& how) {
+    return [this, how](FileSystem& fs, bool* acknowledged) {
+      const std::string root = "/run/checkpoints";
+      const std::string target = path_join(root, "gen-000002-step-0000000020");
+      const std::string old = path_join(root, "gen-000001-step-0000000010");
+      const std::string partial =
+          how.use_rename ? path_join(root, ".gen-000002-step-0000000020.a0001.partial") : target;
+      auto files = true_files();
+      std::vector<std::string> names;
+      for (const auto& [name, content] : files) names.push_back(name);
+      std::sort(names.begin(), names.end());  // "manifest.json" before "shard-..."
+      if (how.manifest_last) std::reverse(names.begin(), names.end());
+      if (!how.delete_old_last) EXPECT_TRUE(remove_tree(fs, old).is_ok());
+      EXPECT_TRUE(fs.make_dir(partial).is_ok());
+      for (const std::string& name : names) {
+        auto file = fs.open_write(path_join(partial, name), OpenMode::kCreateExclusive).value();
+        EXPECT_TRUE(file->write(std::as_bytes(std::span(files[name]))).is_ok());
+        if (how.sync_files) EXPECT_TRUE(file->sync().is_ok());
+      }
+      if (how.sync_partial) EXPECT_TRUE(fs.sync_dir(partial).is_ok());
+      if (how.use_rename) EXPECT_TRUE(fs.rename(partial, target).is_ok());
+      if (how.sync_parent) EXPECT_TRUE(fs.sync_dir(root).is_ok());
+      *acknowledged = true;
+      if (how.delete_old_last) EXPECT_TRUE(remove_tree(fs, old).is_ok());
+    };
+  }
+
+  std::vector<std::string> violations(const NaiveProtocol& how) {
+    return rehearse(disk_, naive(how), before_, after_).violations;
+  }
+};
+
+TEST_F(WrongProtocol, TheHarnessPassesTheRightOrder) {
+  NaiveProtocol how;
+  EXPECT_THAT(violations(how), ::testing::IsEmpty());
+}
+
+TEST_F(WrongProtocol, RenameWithoutSyncFails) {
+  NaiveProtocol how;
+  how.sync_files = false;
+  how.sync_partial = false;
+  EXPECT_THAT(violations(how), ::testing::Not(::testing::IsEmpty()));
+}
+
+TEST_F(WrongProtocol, DataThatIsNeverSyncedFails) {
+  NaiveProtocol how;
+  how.sync_files = false;
+  EXPECT_THAT(violations(how), ::testing::Not(::testing::IsEmpty()));
+}
+
+TEST_F(WrongProtocol, AnUnsyncedFolderFails) {
+  NaiveProtocol how;
+  how.sync_partial = false;
+  EXPECT_THAT(violations(how), ::testing::Not(::testing::IsEmpty()));
+}
+
+TEST_F(WrongProtocol, AnUnsyncedRenameFails) {
+  NaiveProtocol how;
+  how.sync_parent = false;
+  EXPECT_THAT(violations(how), ::testing::Not(::testing::IsEmpty()));
+}
+
+TEST_F(WrongProtocol, DeletingTheOldFirstFails) {
+  NaiveProtocol how;
+  how.delete_old_last = false;
+  EXPECT_THAT(violations(how), ::testing::Not(::testing::IsEmpty()));
+}
+
+TEST_F(WrongProtocol, OverwritingInPlaceFails) {
+  const Protocol in_place = [this](FileSystem& fs, bool* acknowledged) {
+    for (const auto& [name, content] : true_files()) {
+      const std::string path = path_join("/run/checkpoints/gen-000001-step-0000000010", name);
+      EXPECT_TRUE(write_and_sync_file(fs, path, content, OpenMode::kTruncate).is_ok());
+    }
+    *acknowledged = true;
+  };
+  EXPECT_THAT(rehearse(disk_, in_place, before_, after_).violations,
+              ::testing::Not(::testing::IsEmpty()));
+}
+
+}  // namespace
+}  // namespace lockstep
