@@ -83,7 +83,7 @@ TEST_F(StateDigestScript, NoticesOneFlippedBitInEachKindOfValue) {
       path_join(report.path, read_manifest(fs, report.path, nullptr).value().shards.at(1).file);
   const std::string content = read_whole_file(fs, path, uint64_t{1} << 30).value();
   const auto file = fs.open_read(path).value();
-  const SafetensorsHeader header = read_safetensors_header(*file, path, nullptr).value();
+  const SafetensorsHeader header = read_safetensors_header(*file, path).value();
   std::set<std::string> kinds;
   for (const SafetensorsEntry& tensor : header.tensors) {
     const size_t at = tensor.name.find('@');
