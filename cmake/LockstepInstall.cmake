@@ -14,7 +14,7 @@ install(EXPORT lockstep-targets NAMESPACE lockstep:: DESTINATION ${package_dir})
 
 if(TARGET lockstep)
   # LibTorch stays where it is: the installed program looks for it there.
-  set_target_properties(lockstep PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
+  set_target_properties(lockstep PROPERTIES INSTALL_RPATH ${LOCKSTEP_TORCH_ROOT}/lib)
   install(TARGETS lockstep RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/launch/recipes ${PROJECT_SOURCE_DIR}/launch/slurm
