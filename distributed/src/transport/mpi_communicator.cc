@@ -27,8 +27,6 @@ constexpr int kSpinPolls = 2000;
 constexpr int kSpinPollsOversubscribed = 20;
 /// Polls between looks at the clock and at the lost ranks.
 constexpr int kPollsPerLook = 64;
-/// Polls between looks for messages of another size.
-constexpr int kPollsPerProbe = 1024;
 
 std::string mpi_error_text(std::string_view call, int code) {
   std::array<char, MPI_MAX_ERROR_STRING> text{};
@@ -72,7 +70,7 @@ class MpiCommunicator final : public PeerExchangeCommunicator {
   Status wait_for_all(const std::function<void(size_t)>& on_received, std::string_view what,
                       Deadline deadline);
   Status take(size_t index, int error, std::string_view what);
-  Status look_for_other_sizes(std::string_view what);
+  Status look_for_other_sizes(std::string_view what) const;
   Status reason_to_give_up(std::string_view what, Deadline deadline) const;
   std::vector<int> peers_waited_for() const;
   void let_go();
@@ -169,9 +167,6 @@ Status MpiCommunicator::wait_for_all(const std::function<void(size_t)>& on_recei
     ++num_idle_polls;
     if (num_idle_polls % kPollsPerLook == 0) {
       LOCKSTEP_RETURN_IF_ERROR(reason_to_give_up(what, deadline));
-      if (num_idle_polls % kPollsPerProbe == 0) {
-        LOCKSTEP_RETURN_IF_ERROR(look_for_other_sizes(what));
-      }
     }
     if (num_idle_polls > spin_polls) sched_yield();
   }
@@ -187,17 +182,15 @@ Status MpiCommunicator::take(size_t index, int error, std::string_view what) {
                             part.peer, ": ", mpi_error_text("MPI", error)));
 }
 
-/// A message from a peer that still owes this exchange one, which matches none of those expected.
-Status MpiCommunicator::look_for_other_sizes(std::string_view what) {
-  int last_peer = -1;
+/// A message from a peer that still owes this exchange one, and which matches none of those
+/// expected. Looked for only at the deadline: before it, the expected message may have come while
+/// the probe ran, and this be the next one.
+Status MpiCommunicator::look_for_other_sizes(std::string_view what) const {
   for (const Part& part : parts_) {
-    if (part.is_done || !part.is_recv || part.peer == last_peer) continue;
-    last_peer = part.peer;
+    if (part.is_done || !part.is_recv) continue;
     int is_there = 0;
     MPI_Status status;
     if (MPI_Iprobe(part.peer, MPI_ANY_TAG, comm_, &is_there, &status) != MPI_SUCCESS) continue;
-    // One that matches may have come between the last poll and the probe: then it is not
-    // unexpected.
     if (is_there == 0 || status.MPI_TAG == tag_of(part.size_bytes)) continue;
     int num_bytes = 0;
     MPI_Get_count(&status, MPI_BYTE, &num_bytes);
@@ -215,6 +208,7 @@ Status MpiCommunicator::reason_to_give_up(std::string_view what, Deadline deadli
     }
   }
   if (!deadline.has_passed()) return Status::ok();
+  LOCKSTEP_RETURN_IF_ERROR(look_for_other_sizes(what));
   return timeout_error(cat(what, ": no progress with ", ranks_text(peers_waited_for()), " within ",
                            fixed(deadline.length_s(), 3), " s"));
 }

@@ -20,8 +20,9 @@ struct MpiCommunicatorOptions {
 
 /// A communicator over all ranks of the MPI job, isolated from other users of MPI.
 /// Requires: MPI is initialised. Collective: all ranks. Errors: kInternal with MPI's own text.
-/// After an error the memory of the operations under way may still be read or written until the
-/// process ends: drop the buffers only with the process, or leave the job.
+/// A message of another size than expected is told at the deadline of whoever expects it; its
+/// sender may time out. After an error the memory of the operations under way may still be read or
+/// written until the process ends: drop the buffers only with the process, or leave the job.
 Result<std::unique_ptr<Communicator>> make_mpi_communicator(const MpiCommunicatorOptions& options);
 
 }  // namespace lockstep
