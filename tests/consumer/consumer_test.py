@@ -31,6 +31,13 @@ class Consumer(unittest.TestCase):
         return done.stdout
 
 
+class InstalledProgram(Consumer):
+    def test_finds_its_libraries_after_the_move(self):
+        done = subprocess.run([BUILD.parent / "moved/bin/lockstep", "version"], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("LibTorch", done.stdout)
+
+
 class OwnLoop(Consumer):
     def own_loop(self, num_ranks, run_dir, num_steps):
         lines = self.run_ranks(num_ranks, "own_loop", self.dir / run_dir, num_steps).splitlines()
