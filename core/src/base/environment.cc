@@ -1,6 +1,8 @@
 // Environment variables, host, processors, memory. The one owner of getenv.
 #include "lockstep/core/base/environment.h"
 
+#include <elf.h>
+#include <link.h>
 #include <malloc.h>
 #include <sched.h>
 #include <unistd.h>
@@ -8,6 +10,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <sstream>
 #include <thread>
@@ -117,6 +120,50 @@ void keep_freed_memory() {
   ::mallopt(M_MMAP_THRESHOLD, kServeFromHeapBelowBytes);
   ::mallopt(M_TRIM_THRESHOLD, kNeverTrim);
 #endif
+}
+
+void release_freed_memory() {
+#if defined(__GLIBC__)
+  ::malloc_trim(0);
+#endif
+}
+
+namespace {
+
+// Finds the note of the first object, which is the program itself, and stops there.
+int read_build_id(dl_phdr_info* info, size_t /*size*/, void* out) {
+  for (int i = 0; i < info->dlpi_phnum; ++i) {
+    const auto& header = info->dlpi_phdr[i];
+    if (header.p_type != PT_NOTE) continue;
+    const auto* at = reinterpret_cast<const unsigned char*>(info->dlpi_addr + header.p_vaddr);
+    const auto* end = at + header.p_memsz;
+    while (at + sizeof(ElfW(Nhdr)) <= end) {
+      ElfW(Nhdr) note;
+      std::memcpy(&note, at, sizeof(note));
+      const auto* content = at + sizeof(note) + ((note.n_namesz + 3) & ~3u);
+      if (note.n_type == NT_GNU_BUILD_ID) {
+        for (unsigned k = 0; k < note.n_descsz; ++k) {
+          static_cast<std::string*>(out)->push_back("0123456789abcdef"[content[k] >> 4]);
+          static_cast<std::string*>(out)->push_back("0123456789abcdef"[content[k] & 15]);
+        }
+        return 1;
+      }
+      at = content + ((note.n_descsz + 3) & ~3u);
+    }
+  }
+  return 1;
+}
+
+}  // namespace
+
+std::string build_id() {
+  std::string out;
+  ::dl_iterate_phdr(read_build_id, &out);
+  return out;
+}
+
+bool is_terminal(int file) {
+  return ::isatty(file) == 1;
 }
 
 }  // namespace lockstep

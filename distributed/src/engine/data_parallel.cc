@@ -1,11 +1,7 @@
 #include "lockstep/distributed/data_parallel.h"
 
-#include <ATen/CPUGeneratorImpl.h>
-#include <ATen/Context.h>
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/scalar_tensor.h>
-#include <torch/version.h>
 
 #include <atomic>
 #include <cmath>
@@ -23,59 +19,12 @@
 #include "lockstep/distributed/agreement.h"
 #include "lockstep/distributed/bucketer.h"
 #include "lockstep/distributed/tree_reducer.h"
+#include "parallel_start.h"
 #include "step_message.h"
+#include "step_outcome.h"
 
 namespace lockstep {
 namespace {
-
-void set_compute_mode(int intra_op_threads) {
-  if (at::get_num_threads() != intra_op_threads) at::set_num_threads(intra_op_threads);
-  auto& context = at::globalContext();
-  context.setDeterministicAlgorithms(true, /*warn_only=*/false);
-  context.setDeterministicFillUninitializedMemory(false);
-  context.setBenchmarkCuDNN(false);
-  context.setFlushDenormal(false);
-}
-
-void seed_generators(uint64_t seed) {
-  at::Generator generator = at::detail::getDefaultCPUGenerator();
-  std::lock_guard lock(generator.mutex());
-  generator.set_current_seed(seed);
-}
-
-Status check_options(const DataParallelOptions& options, int world_size) {
-  if (options.micro_batches_per_step < 1 || options.leaf_micro_batches < 1 ||
-      options.intra_op_threads < 1) {
-    return invalid_argument_error(cat("micro_batches_per_step (", options.micro_batches_per_step,
-                                      "), leaf_micro_batches (", options.leaf_micro_batches,
-                                      ") and intra_op_threads (", options.intra_op_threads,
-                                      ") must be at least 1"));
-  }
-  int64_t leaves = (options.micro_batches_per_step + options.leaf_micro_batches - 1) /
-                   options.leaf_micro_batches;
-  if (world_size > leaves) {
-    return invalid_argument_error(
-        cat(world_size, " ranks, but a step has only ", leaves,
-            " leaves to share out (micro_batches_per_step = ", options.micro_batches_per_step,
-            ", leaf_micro_batches = ", options.leaf_micro_batches, "); start at most ", leaves,
-            " ranks, or raise micro_batches_per_step (and lower micro_batch_size to keep the "
-            "global batch)"));
-  }
-  return Status::ok();
-}
-
-std::vector<std::string> fingerprint(const FlatLayout& layout, const DataParallelOptions& options) {
-  std::vector<std::string> lines = split(layout.canonical_text(), '\n');
-  lines.push_back(cat("seed ", options.seed));
-  lines.push_back(cat("micro_batches_per_step ", options.micro_batches_per_step));
-  lines.push_back(cat("leaf_micro_batches ", options.leaf_micro_batches));
-  lines.push_back(cat("reduction ", options.reduction == Reduction::kTree ? "tree" : "native"));
-  lines.push_back(cat("bucket_mib ", options.bucket_mib));
-  lines.push_back(cat("intra_op_threads ", options.intra_op_threads));
-  lines.push_back(cat("LibTorch ", TORCH_VERSION));
-  lines.push_back(cat("instruction set ", instruction_set()));
-  return lines;
-}
 
 std::span<std::byte> bytes_of(const at::Tensor& flat) {
   return {static_cast<std::byte*>(flat.mutable_data_ptr()), flat.nbytes()};
@@ -132,8 +81,6 @@ struct DataParallel::Impl {
   void finish_backward();
   void take_part_with_zeros(int64_t at_step);
   Status exchange_messages(uint64_t flags, const Status& mine, std::vector<StepMessage>* messages);
-  Status settle(const std::vector<StepMessage>& messages, StepGradients* out);
-  double gradient_norm_of_sum(const std::vector<StepMessage>& messages) const;
 };
 
 void DataParallel::Impl::plan() {
@@ -341,57 +288,6 @@ Status DataParallel::Impl::exchange_messages(uint64_t flags, const Status& mine,
   return Status::ok();
 }
 
-double DataParallel::Impl::gradient_norm_of_sum(const std::vector<StepMessage>& messages) const {
-  std::vector<size_t> next(messages.size(), 0);
-  std::vector<double> totals;
-  for (const TrainableSpace& space : public_spaces) {
-    std::vector<double> sums(static_cast<size_t>(space.space->num_blocks()));
-    for (size_t r = 0; r < messages.size(); ++r) {
-      for (BlockRun run : space.plan->owned(static_cast<int>(r))) {
-        for (int64_t b = run.first; b < run.end; ++b) {
-          sums[static_cast<size_t>(b)] = messages[r].block_sums[next[r]++];
-        }
-      }
-    }
-    totals.push_back(fold_block_sums(sums));
-  }
-  return std::sqrt(fold_block_sums(totals));
-}
-
-Status DataParallel::Impl::settle(const std::vector<StepMessage>& messages, StepGradients* out) {
-  for (size_t r = 1; r < messages.size(); ++r) {
-    if (messages[r].integer_buffers_hash != messages[0].integer_buffers_hash) {
-      return invalid_argument_error(
-          cat("step ", step,
-              ": an integer buffer of the module has one value after rank 0's "
-              "micro-batches and another after rank ",
-              r, "'s; it must not depend on the data"));
-    }
-  }
-  double weighted_loss = 0;
-  for (const StepMessage& message : messages) {
-    for (size_t i = 0; i < message.losses.size(); ++i) {
-      double loss = message.losses[i];
-      if (!std::isfinite(loss) && out->first_bad_micro_batch < 0) {
-        out->first_bad_micro_batch = static_cast<int64_t>(out->micro_batch_losses.size());
-      }
-      out->micro_batch_losses.push_back(loss);
-      weighted_loss += loss * message.weights[i];
-      out->total_weight += message.weights[i];
-    }
-    out->flags |= message.flags;
-  }
-  out->mean_loss = weighted_loss / out->total_weight;
-  out->gradient_norm = gradient_norm_of_sum(messages) / out->total_weight;
-  out->is_finite = out->first_bad_micro_batch < 0 && std::isfinite(out->gradient_norm);
-  for (size_t p = 0; p < gradients->parameter_names().size(); ++p) {
-    bool used = false;
-    for (const StepMessage& message : messages) used = used || message.parameter_used[p];
-    if (!used) out->unused_parameters.push_back(gradients->parameter_names()[p]);
-  }
-  return Status::ok();
-}
-
 Result<DataParallel> DataParallel::make(World& world, torch::nn::Module& module,
                                         const DataParallelOptions& options) {
   LOCKSTEP_RETURN_IF_ERROR(check_options(options, world.world_size()));
@@ -501,7 +397,8 @@ Result<StepGradients> DataParallel::reduce(int64_t step, uint64_t flags, const S
   }
   StepGradients out;
   out.step = step;
-  LOCKSTEP_RETURN_IF_ERROR(impl.settle(messages, &out));
+  LOCKSTEP_RETURN_IF_ERROR(
+      settle_step(messages, impl.public_spaces, impl.gradients->parameter_names(), &out));
   if (!impl.buffers->is_empty()) {
     if (out.is_finite) {
       LOCKSTEP_RETURN_IF_ERROR(impl.buffers->reduce(impl.deadline()));

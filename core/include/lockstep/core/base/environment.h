@@ -32,5 +32,11 @@ std::string instruction_set();
 /// Best-effort settings for large buffers: glibc keeps freed memory instead of handing it back to the kernel at
 /// every step (facts: a fifth of a step's time was page faults). No effect with another allocator.
 void keep_freed_memory();
+/// Hands memory that was freed back to the kernel once, so that resident_bytes() tells what is in use.
+void release_freed_memory();
+/// Hex of the linker's build id of this program: differs between any two builds that differ; empty without one.
+std::string build_id();
+/// Whether standard output (1) or standard error (2) is a terminal.
+bool is_terminal(int file);
 
 }  // namespace lockstep

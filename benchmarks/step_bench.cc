@@ -1,0 +1,150 @@
+// What the engine costs: the same network, micro-batches and optimizer, once through DataParallel +
+// ShardedOptimizer at one rank and once as a plain LibTorch loop with its fused AdamW, in turns
+// inside one process. Prints JSON. Usage: step_bench [MICRO_BATCH [MICRO_BATCHES_PER_STEP
+// [ROUNDS]]]
+
+#include <ATen/ops/_fused_adamw.h>
+#include <torch/nn/module.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "lockstep/core/base/deadline.h"
+#include "lockstep/core/base/environment.h"
+#include "lockstep/core/model/convnet.h"
+#include "lockstep/distributed/sharded_optimizer.h"
+
+namespace lockstep {
+namespace {
+
+constexpr int kStepsPerTurn = 5;
+
+struct Net {
+  std::unique_ptr<TrainableModel> model;
+  std::vector<Batch> batches;
+};
+
+Net make_net(int64_t micro_batch, int64_t num_micro_batches) {
+  torch::manual_seed(1);
+  Net net;
+  net.model = make_convnet({}, SampleSpec{{1, 28, 28}, 10}).value();
+  set_weight_format(net.model->module(), at::MemoryFormat::ChannelsLast);
+  for (int64_t i = 0; i < num_micro_batches; ++i) {
+    Batch batch;
+    batch.inputs =
+        to_memory_format(torch::randn({micro_batch, 1, 28, 28}), at::MemoryFormat::ChannelsLast);
+    batch.targets = torch::randint(10, {micro_batch}, torch::kLong);
+    batch.num_samples = micro_batch;
+    net.batches.push_back(std::move(batch));
+  }
+  return net;
+}
+
+class PlainLoop {
+ public:
+  explicit PlainLoop(Net net) : net_(std::move(net)) {
+    for (auto& parameter : net_.model->module().parameters()) {
+      parameters_.push_back(parameter);
+      averages_.push_back(torch::zeros_like(parameter));
+      squares_.push_back(torch::zeros_like(parameter));
+      steps_.push_back(torch::zeros({}));
+    }
+  }
+  void step() {
+    for (auto& parameter : parameters_) parameter.mutable_grad().reset();
+    double scale = 1.0 / static_cast<double>(net_.batches.size());
+    for (const Batch& batch : net_.batches) {
+      torch::Tensor loss = net_.model->loss(batch) * scale;
+      total_loss_ += loss.item<double>();
+      loss.backward();
+    }
+    std::vector<torch::Tensor> gradients;
+    for (auto& parameter : parameters_) gradients.push_back(parameter.grad());
+    torch::NoGradGuard no_grad;
+    at::_foreach_add_(steps_, 1);
+    at::_fused_adamw_(parameters_, gradients, averages_, squares_, {}, steps_, 1e-3, 0.9, 0.999,
+                      0.01, 1e-8, false, false);
+  }
+
+ private:
+  Net net_;
+  std::vector<torch::Tensor> parameters_, averages_, squares_, steps_;
+  double total_loss_ = 0;
+};
+
+class EngineLoop {
+ public:
+  EngineLoop(World& world, Net net) : net_(std::move(net)) {
+    DataParallelOptions options;
+    options.micro_batches_per_step = static_cast<int64_t>(net_.batches.size());
+    parallel_ = std::make_unique<DataParallel>(
+        DataParallel::make(world, net_.model->module(), options).value());
+    optimizer_ = std::make_unique<ShardedOptimizer>(ShardedOptimizer::make(*parallel_, {}).value());
+  }
+  void step() {
+    for (MicroBatch mb : parallel_->micro_batches(step_)) {
+      const Batch& batch = net_.batches[static_cast<size_t>(mb.index)];
+      parallel_->backward(mb, net_.model->loss(batch), static_cast<double>(batch.num_samples));
+    }
+    optimizer_->step(parallel_->reduce(step_++).value()).value();
+  }
+
+ private:
+  Net net_;
+  std::unique_ptr<DataParallel> parallel_;
+  std::unique_ptr<ShardedOptimizer> optimizer_;
+  int64_t step_ = 0;
+};
+
+template <typename Loop>
+double turn_ms(Loop& loop) {
+  Stopwatch watch;
+  for (int i = 0; i < kStepsPerTurn; ++i) loop.step();
+  return watch.elapsed_ms() / kStepsPerTurn;
+}
+
+double quantile(std::vector<double> values, double share) {
+  std::sort(values.begin(), values.end());
+  return values[static_cast<size_t>(share * static_cast<double>(values.size() - 1) + 0.5)];
+}
+
+void run(int64_t micro_batch, int64_t num_micro_batches, int rounds) {
+  keep_freed_memory();
+  World world = World::solo({});
+  EngineLoop engine(world, make_net(micro_batch, num_micro_batches));
+  PlainLoop plain(make_net(micro_batch, num_micro_batches));
+  turn_ms(engine);
+  turn_ms(plain);
+  std::vector<double> engine_ms, plain_ms, ratios;
+  for (int i = 0; i < rounds; ++i) {
+    engine_ms.push_back(turn_ms(engine));
+    plain_ms.push_back(turn_ms(plain));
+    ratios.push_back(engine_ms.back() / plain_ms.back());
+  }
+  nlohmann::ordered_json json = {{"benchmark", "step at one rank, engine over plain LibTorch loop"},
+                                 {"utc", utc_text(wall_clock_ns())},
+                                 {"instruction_set", instruction_set()},
+                                 {"micro_batch", micro_batch},
+                                 {"micro_batches_per_step", num_micro_batches},
+                                 {"rounds", rounds},
+                                 {"engine_step_ms", quantile(engine_ms, 0.5)},
+                                 {"plain_step_ms", quantile(plain_ms, 0.5)},
+                                 {"ratio_median", quantile(ratios, 0.5)},
+                                 {"ratio_p25", quantile(ratios, 0.25)},
+                                 {"ratio_p75", quantile(ratios, 0.75)}};
+  std::printf("%s\n", json.dump(2).c_str());
+}
+
+}  // namespace
+}  // namespace lockstep
+
+int main(int argc, char** argv) {
+  auto argument = [&](int i, int64_t otherwise) {
+    return argc > i ? std::atoll(argv[i]) : otherwise;
+  };
+  lockstep::run(argument(1, 64), argument(2, 1), static_cast<int>(argument(3, 20)));
+}

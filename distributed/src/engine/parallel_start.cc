@@ -1,0 +1,64 @@
+#include "parallel_start.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <torch/version.h>
+
+#include <mutex>
+
+#include "lockstep/core/base/environment.h"
+#include "lockstep/core/base/text.h"
+
+namespace lockstep {
+
+void set_compute_mode(int intra_op_threads) {
+  if (at::get_num_threads() != intra_op_threads) at::set_num_threads(intra_op_threads);
+  auto& context = at::globalContext();
+  context.setDeterministicAlgorithms(true, /*warn_only=*/false);
+  context.setDeterministicFillUninitializedMemory(false);
+  context.setBenchmarkCuDNN(false);
+  context.setFlushDenormal(false);
+}
+
+void seed_generators(uint64_t seed) {
+  at::Generator generator = at::detail::getDefaultCPUGenerator();
+  std::lock_guard lock(generator.mutex());
+  generator.set_current_seed(seed);
+}
+
+Status check_options(const DataParallelOptions& options, int world_size) {
+  if (options.micro_batches_per_step < 1 || options.leaf_micro_batches < 1 ||
+      options.intra_op_threads < 1) {
+    return invalid_argument_error(cat("micro_batches_per_step (", options.micro_batches_per_step,
+                                      "), leaf_micro_batches (", options.leaf_micro_batches,
+                                      ") and intra_op_threads (", options.intra_op_threads,
+                                      ") must be at least 1"));
+  }
+  int64_t leaves = (options.micro_batches_per_step + options.leaf_micro_batches - 1) /
+                   options.leaf_micro_batches;
+  if (world_size > leaves) {
+    return invalid_argument_error(
+        cat(world_size, " ranks, but a step has only ", leaves,
+            " leaves to share out (micro_batches_per_step = ", options.micro_batches_per_step,
+            ", leaf_micro_batches = ", options.leaf_micro_batches, "); start at most ", leaves,
+            " ranks, or raise micro_batches_per_step (and lower micro_batch_size to keep the "
+            "global batch)"));
+  }
+  return Status::ok();
+}
+
+std::vector<std::string> fingerprint(const FlatLayout& layout, const DataParallelOptions& options) {
+  std::vector<std::string> lines = split(layout.canonical_text(), '\n');
+  lines.push_back(cat("seed ", options.seed));
+  lines.push_back(cat("micro_batches_per_step ", options.micro_batches_per_step));
+  lines.push_back(cat("leaf_micro_batches ", options.leaf_micro_batches));
+  lines.push_back(cat("reduction ", options.reduction == Reduction::kTree ? "tree" : "native"));
+  lines.push_back(cat("bucket_mib ", options.bucket_mib));
+  lines.push_back(cat("intra_op_threads ", options.intra_op_threads));
+  lines.push_back(cat("LibTorch ", TORCH_VERSION));
+  lines.push_back(cat("instruction set ", instruction_set()));
+  return lines;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,98 @@
+#pragma once
+// Trainer: a whole training run with your own module and data set: the step loop, evaluation,
+// checkpoints, resume, stop signals, metrics and the report. `lockstep train` is this with the
+// shipped models and data sets. Thread-safety: one Trainer a rank, one thread.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lockstep/core/data/dataset.h"
+#include "lockstep/core/model/model.h"
+#include "lockstep/core/recipe/recipe.h"
+#include "lockstep/core/recipe/schema.h"
+#include "lockstep/core/train/step_loop.h"
+#include "lockstep/distributed/data_parallel.h"
+
+namespace lockstep {
+
+/// What is not part of the recipe: where a run lives and how this start of it goes.
+struct TrainerOptions {
+  std::string run_dir;  ///< checkpoints, metrics.jsonl, recipe; empty: nothing is written and
+                        ///< nothing resumed
+  std::string resume = "auto";  ///< "auto", "never" or the path of a checkpoint
+  bool overwrite = false;       ///< with "never": move the run's earlier checkpoints aside
+  bool take_over = false;       ///< start although an earlier attempt seems alive
+  std::vector<std::string>
+      allow_recipe_change;       ///< keys that may differ from the checkpoint's recipe
+  int64_t stop_after_steps = 0;  ///< save and leave once so many steps are done; 0: run to the end
+  std::string report_path;       ///< rank 0 writes the report here as JSON; empty: nowhere
+  bool show_progress = true;     ///< rank 0 tells a person what is going on (standard error)
+};
+
+enum class TrainEnd : uint8_t { kDone, kStoppedBySignal, kStoppedByLimit };
+
+/// What a run came to; the same on every rank except for times and measured memory.
+struct TrainReport {
+  TrainEnd end = TrainEnd::kDone;
+  int world_size = 1;
+  int64_t attempt = 0;       ///< 0 without a run directory
+  int64_t steps = 0;         ///< done over the life of the run
+  int64_t first_step = 0;    ///< the first one of this start
+  std::string resumed_from;  ///< path of the checkpoint; empty: from the beginning
+  std::string recipe_hash;
+  std::string params_digest;
+  std::string state_digest;
+  std::string reduction;
+  std::optional<double> final_train_loss;
+  std::optional<EvalRecord> eval;
+  std::vector<int64_t> skipped_steps;
+  double samples_per_s =
+      0;  ///< over this start's steps but the first; evaluation and saves not counted
+  double step_ms_p50 = 0;
+  double step_ms_p95 = 0;
+  double seconds_to_first_step = 0;  ///< from the Trainer's start to the end of its first step
+  MemoryLedger predicted;            ///< of this rank
+  uint64_t staging_bytes = 0;        ///< host memory that saving holds
+  uint64_t measured_bytes =
+      0;  ///< growth of the process while that memory was made; 0: not measured
+  /// As one JSON object (launch/README.md lists the members).
+  std::string to_json() const;
+};
+
+/// What a run is made of.
+struct TrainerParts {
+  Recipe recipe;        ///< [model] and [data] mean what the caller says they mean
+  RecipeSchema schema;  ///< that the recipe was loaded with
+  DatasetSplits data;
+  /// Called once, after LibTorch's generator was seeded from the recipe; its weights on rank 0 are
+  /// everyone's.
+  std::function<Result<std::unique_ptr<TrainableModel>>(const SampleSpec&, const Recipe&)>
+      make_model;
+};
+
+class Trainer {
+ public:
+  /// Collective: all ranks. Lifetime: `world` must outlive it. Errors, the same on every rank:
+  /// kInvalidArgument when ranks see different recipes, data or binaries (names the first
+  /// difference and the rank), when there are more ranks than leaves, or the data set is smaller
+  /// than one global batch; those of Checkpointer::open.
+  static Result<Trainer> make(World& world, TrainerParts parts, const TrainerOptions& options);
+  Trainer(Trainer&&) noexcept;
+  Trainer& operator=(Trainer&&) noexcept;
+  ~Trainer();
+
+  /// Restores, trains to the end of the recipe or to a stop, saves, and says what came of it.
+  /// Collective. Errors: those of restore, of the data, of peers; every rank gets the same one.
+  Result<TrainReport> run();
+
+ private:
+  struct Impl;
+  explicit Trainer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace lockstep

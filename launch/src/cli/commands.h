@@ -1,0 +1,22 @@
+#pragma once
+// The commands of the program: each adds itself to the command line and, when chosen, runs and
+// leaves its exit code.
+
+#include <CLI/App.hpp>
+
+namespace lockstep {
+
+struct CommandLine {
+  int argc = 0;
+  char** argv = nullptr;
+  int* exit_code = nullptr;
+};
+
+/// lockstep train RECIPE.toml: joins the other ranks of an mpirun or srun.
+void add_train_command(CLI::App& app, const CommandLine& line);
+/// lockstep data make-tabular: no MPI.
+void add_data_command(CLI::App& app, const CommandLine& line);
+/// lockstep ckpt ls|inspect|verify|diff|export: no MPI.
+void add_ckpt_command(CLI::App& app, const CommandLine& line);
+
+}  // namespace lockstep

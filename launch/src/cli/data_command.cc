@@ -1,0 +1,42 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+
+#include "commands.h"
+#include "lockstep/core/base/exit_code.h"
+#include "lockstep/core/base/file_system.h"
+#include "lockstep/core/data/tabular.h"
+
+namespace lockstep {
+
+void add_data_command(CLI::App& app, const CommandLine& line) {
+  struct Arguments {
+    int64_t rows = 1000;
+    int64_t features = 10;
+    uint64_t seed = 1;
+    std::string out;
+  };
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App* data = app.add_subcommand("data", "Make data");
+  data->require_subcommand(1);
+  CLI::App* command =
+      data->add_subcommand("make-tabular", "Write a made-up table with a 0/1 label as CSV");
+  command->add_option("--rows", arguments->rows)
+      ->capture_default_str()
+      ->check(CLI::Range(1, 100'000'000));
+  command->add_option("--features", arguments->features)
+      ->capture_default_str()
+      ->check(CLI::Range(2, 100'000));
+  command->add_option("--seed", arguments->seed)->capture_default_str();
+  command->add_option("out", arguments->out, "The file to write")->required();
+  command->callback([arguments, line] {
+    std::string text = make_tabular_csv(arguments->rows, arguments->features, arguments->seed);
+    Status status =
+        write_and_sync_file(posix_file_system(), arguments->out, text, OpenMode::kTruncate);
+    if (!status.is_ok())
+      std::fprintf(stderr, "lockstep data make-tabular: %s\n", status.to_string().c_str());
+    *line.exit_code = static_cast<int>(exit_code_for(status));
+  });
+}
+
+}  // namespace lockstep

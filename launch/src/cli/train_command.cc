@@ -1,0 +1,92 @@
+#include <CLI/CLI.hpp>
+#include <memory>
+
+#include "commands.h"
+#include "lockstep/core/base/file_system.h"
+#include "lockstep/core/base/text.h"
+#include "lockstep/core/data/registry.h"
+#include "lockstep/core/model/registry.h"
+#include "lockstep/core/recipe/loader.h"
+#include "lockstep/launch/lifecycle.h"
+#include "lockstep/launch/trainer.h"
+
+namespace lockstep {
+namespace {
+
+constexpr double kOpenTimeoutS = 300;
+
+struct TrainArguments {
+  std::string recipe_path;
+  std::vector<std::string> overrides;
+  TrainerOptions options;
+};
+
+Result<TrainerParts> load(const TrainArguments& arguments) {
+  auto models = std::make_shared<ModelRegistry>(ModelRegistry::with_builtins());
+  DatasetRegistry datasets = DatasetRegistry::with_builtins();
+  RecipeSchema schema;
+  for (const ModelEntry& entry : models->entries()) schema.add_model(entry.name, entry.own_keys);
+  for (const DatasetEntry& entry : datasets.entries()) schema.add_data(entry.name, entry.own_keys);
+  FileSystem& fs = posix_file_system();
+  LOCKSTEP_ASSIGN_OR_RETURN(Recipe recipe,
+                            load_recipe(schema, fs, arguments.recipe_path, arguments.overrides));
+  LOCKSTEP_ASSIGN_OR_RETURN(
+      DatasetSplits data,
+      datasets.open(recipe.data().name, fs, recipe.data().path, recipe.data().own));
+  return TrainerParts{std::move(recipe), std::move(schema), std::move(data),
+                      [models](const SampleSpec& spec, const Recipe& with) {
+                        return models->make(with.model().name, with.model().own, spec);
+                      }};
+}
+
+Result<ExitCode> train(World& world, const TrainArguments& arguments) {
+  auto parts = load(arguments);
+  LOCKSTEP_RETURN_IF_ERROR(world.control_plane().vote("recipe and data",
+                                                      parts.is_ok() ? Status::ok() : parts.status(),
+                                                      Deadline::after_s(kOpenTimeoutS)));
+  LOCKSTEP_ASSIGN_OR_RETURN(Trainer trainer,
+                            Trainer::make(world, std::move(parts).value(), arguments.options));
+  LOCKSTEP_ASSIGN_OR_RETURN(TrainReport report, trainer.run());
+  if (world.world_rank() == 0) std::fputs(report.to_json().c_str(), stdout);
+  return report.end == TrainEnd::kStoppedBySignal ? ExitCode::kRequeue : ExitCode::kDone;
+}
+
+}  // namespace
+
+void add_train_command(CLI::App& app, const CommandLine& line) {
+  auto arguments = std::make_shared<TrainArguments>();
+  CLI::App* command =
+      app.add_subcommand("train", "Train a recipe, on every rank of an mpirun or srun, or alone");
+  command->add_option("recipe", arguments->recipe_path, "The recipe, a TOML file")->required();
+  command
+      ->add_option("--set", arguments->overrides,
+                   "Override a key of the recipe: table.key=value (repeatable)")
+      ->allow_extra_args(false);
+  TrainerOptions& options = arguments->options;
+  command->add_option("--run-dir", options.run_dir,
+                      "Folder of the run: checkpoints, metrics.jsonl, recipe.toml");
+  command
+      ->add_option("--resume", options.resume,
+                   "auto: the newest good checkpoint if there is one; never; or a path")
+      ->capture_default_str();
+  command->add_flag("--overwrite", options.overwrite,
+                    "With --resume never: move earlier checkpoints aside");
+  command->add_flag("--take-over", options.take_over,
+                    "Start although an earlier attempt of the run seems alive");
+  command
+      ->add_option("--allow-recipe-change", options.allow_recipe_change,
+                   "Keys that may differ from the checkpoint's")
+      ->delimiter(',')
+      ->allow_extra_args(false);
+  command
+      ->add_option("--stop-after", options.stop_after_steps,
+                   "Save and leave after so many steps of the run")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--report", options.report_path, "Write a report here as JSON");
+  command->callback([arguments, line] {
+    *line.exit_code =
+        run_ranks(line.argc, line.argv, [&](World& world) { return train(world, *arguments); });
+  });
+}
+
+}  // namespace lockstep

@@ -1,0 +1,155 @@
+#include "checkpoint_keeper.h"
+
+#include "lockstep/core/base/text.h"
+
+namespace lockstep {
+namespace {
+
+constexpr const char* kSkippedSteps = "train.skipped_steps";
+constexpr double kDigestTimeoutS = 600;
+
+std::string steps_text(const std::vector<int64_t>& steps) {
+  std::string text;
+  for (int64_t step : steps) text += cat(text.empty() ? "" : " ", step);
+  return text;
+}
+
+Result<std::vector<int64_t>> parse_steps(const Scalars& scalars) {
+  auto it = scalars.find(kSkippedSteps);
+  if (it == scalars.end() || !std::holds_alternative<std::string>(it->second)) {
+    return corruption_error(
+        cat("the checkpoint has no text '", kSkippedSteps, "'; it was not made by a Trainer"));
+  }
+  std::vector<int64_t> steps;
+  const std::string& text = std::get<std::string>(it->second);
+  if (text.empty()) return steps;
+  for (const std::string& part : split(text, ' ')) {
+    int64_t step = -1;
+    auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), step);
+    if (error != std::errc{} || end != part.data() + part.size() || step < 0) {
+      return corruption_error(cat("'", kSkippedSteps, "' of the checkpoint holds '", part,
+                                  "', expected a step number"));
+    }
+    steps.push_back(step);
+  }
+  return steps;
+}
+
+}  // namespace
+
+CheckpointKeeper::CheckpointKeeper(DataParallel& parallel, ShardedOptimizer& optimizer,
+                                   Checkpointer* checkpointer, const Recipe& recipe,
+                                   const RecipeSchema& recipe_schema, int64_t steps_per_epoch)
+    : parallel_(parallel),
+      optimizer_(optimizer),
+      checkpointer_(checkpointer),
+      recipe_(recipe),
+      schema_of_recipe_(recipe_schema),
+      steps_per_epoch_(steps_per_epoch),
+      schema_(state_schema(parallel, optimizer)),
+      owned_(owned_state(parallel, optimizer)) {}
+
+Scalars CheckpointKeeper::scalars(const std::vector<int64_t>& skipped_steps) const {
+  Scalars scalars = optimizer_.scalars();
+  scalars[kSkippedSteps] = steps_text(skipped_steps);
+  return scalars;
+}
+
+Result<SaveRecord> CheckpointKeeper::save(int64_t num_steps,
+                                          const std::optional<EvalRecord>& last_eval,
+                                          const std::vector<int64_t>& skipped_steps) {
+  Stopwatch watch;
+  SaveRequest request;
+  request.schema = &schema_;
+  request.owned = &owned_;
+  request.scalars = scalars(skipped_steps);
+  request.step = num_steps;
+  request.epoch = num_steps / steps_per_epoch_;
+  request.seed = static_cast<uint64_t>(recipe_.train().seed);
+  if (last_eval && last_eval->num_steps == num_steps) {
+    request.metrics = {{"accuracy", last_eval->accuracy}, {"loss", last_eval->loss}};
+  }
+  request.recipe_text = recipe_.text();
+  request.recipe_hash = recipe_.hash();
+  request.before_commit = before_commit_;
+  SaveRecord record;
+  record.num_steps = num_steps;
+  auto report = checkpointer_->save(request);
+  record.save_ms = watch.elapsed_ms();
+  if (report.is_ok()) {
+    record.generation = report->generation;
+    record.state_digest = report->state_digest.hex();
+    staging_bytes_ = report->staging_bytes;
+    return record;
+  }
+  record.status = report.status();
+  // With a peer gone or this attempt fenced off there is no run to go on with.
+  StatusCode code = record.status.code();
+  if (code == StatusCode::kPeerFailure || code == StatusCode::kAborted ||
+      code == StatusCode::kTimeout) {
+    return record.status;
+  }
+  if (parallel_.world().world_rank() == 0) {
+    parallel_.world().log().error(
+        cat("checkpoint after step ", num_steps,
+            " failed, the one before it is untouched: ", record.status.to_string()));
+  }
+  return record;
+}
+
+Result<ResumePoint> CheckpointKeeper::take_over(const Restored& restored) {
+  LOCKSTEP_RETURN_IF_ERROR(optimizer_.restore_scalars(restored.scalars));
+  ResumePoint point;
+  point.num_steps = restored.step;
+  point.path = restored.path;
+  LOCKSTEP_ASSIGN_OR_RETURN(point.skipped_steps, parse_steps(restored.scalars));
+  LOCKSTEP_RETURN_IF_ERROR(parallel_.publish_restored_state());
+  return point;
+}
+
+Result<std::optional<ResumePoint>> CheckpointKeeper::resume(const TrainerOptions& options) {
+  RestoreRequest request;
+  request.mode = options.resume == "auto"
+                     ? ResumeMode::kAuto
+                     : (options.resume == "never" ? ResumeMode::kNever : ResumeMode::kPath);
+  if (request.mode == ResumeMode::kPath) request.path = options.resume;
+  request.schema = &schema_;
+  request.into = &owned_;
+  request.recipe_text = recipe_.text();
+  request.differing_keys = [this](const std::string& saved, const std::string& current) {
+    return differing_keys(schema_of_recipe_, saved, current);
+  };
+  request.allowed_recipe_changes = options.allow_recipe_change;
+  LOCKSTEP_ASSIGN_OR_RETURN(auto restored, checkpointer_->restore(request));
+  if (!restored) return std::optional<ResumePoint>();
+  LOCKSTEP_ASSIGN_OR_RETURN(ResumePoint point, take_over(*restored));
+  return std::optional<ResumePoint>(std::move(point));
+}
+
+Result<int64_t> CheckpointKeeper::roll_back() {
+  if (checkpointer_ == nullptr) {
+    return invalid_argument_error(
+        "train.on_nonfinite = \"rollback\" needs a run directory to roll back to");
+  }
+  RestoreRequest request;
+  request.schema = &schema_;
+  request.into = &owned_;
+  request.recipe_text = recipe_.text();
+  LOCKSTEP_ASSIGN_OR_RETURN(auto restored, checkpointer_->restore(request));
+  if (!restored) return not_found_error("there is no checkpoint to roll back to");
+  LOCKSTEP_ASSIGN_OR_RETURN(ResumePoint point, take_over(*restored));
+  return point.num_steps;
+}
+
+Result<std::string> CheckpointKeeper::live_digest(bool params_only,
+                                                  const std::vector<int64_t>& skipped_steps) {
+  ControlPlane& plane = parallel_.world().control_plane();
+  Deadline deadline = Deadline::after_s(kDigestTimeoutS);
+  auto digest = params_only
+                    ? live_params_digest(plane, schema_, owned_, deadline)
+                    : live_state_digest(plane, schema_, owned_, scalars(skipped_steps), deadline);
+  if (!digest.is_ok()) return digest.status();
+  return digest->hex();
+}
+
+}  // namespace lockstep

@@ -1,0 +1,67 @@
+#pragma once
+// CheckpointKeeper: the step loop's seam to the checkpoint module: what of a run's state is saved,
+// under which names, and how it comes back. Must not know: how files are written.
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lockstep/checkpoint/checkpointer.h"
+#include "lockstep/core/recipe/recipe.h"
+#include "lockstep/core/recipe/schema.h"
+#include "lockstep/core/train/step_loop.h"
+#include "lockstep/distributed/data_parallel.h"
+#include "lockstep/distributed/sharded_optimizer.h"
+#include "lockstep/launch/trainer.h"
+
+namespace lockstep {
+
+/// What a restore found.
+struct ResumePoint {
+  int64_t num_steps = 0;
+  std::string path;
+  std::vector<int64_t> skipped_steps;
+};
+
+class CheckpointKeeper final : public StateKeeper {
+ public:
+  /// `checkpointer` may be null: nothing is saved then. All must outlive the keeper.
+  CheckpointKeeper(DataParallel& parallel, ShardedOptimizer& optimizer, Checkpointer* checkpointer,
+                   const Recipe& recipe, const RecipeSchema& recipe_schema,
+                   int64_t steps_per_epoch);
+
+  Result<SaveRecord> save(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
+                          const std::vector<int64_t>& skipped_steps) override;
+  Result<int64_t> roll_back() override;
+
+  /// On rank 0: runs before each commit; an error fails the save on every rank.
+  void set_before_commit(std::function<Status()> before_commit) {
+    before_commit_ = std::move(before_commit);
+  }
+
+  /// At the start of a run. Nothing when there is nothing to resume from. Collective; errors as
+  /// Checkpointer::restore.
+  Result<std::optional<ResumePoint>> resume(const TrainerOptions& options);
+
+  /// Digests of the state as it is now. Collective.
+  Result<std::string> live_digest(bool params_only, const std::vector<int64_t>& skipped_steps);
+  uint64_t staging_bytes() const { return staging_bytes_; }
+
+ private:
+  Result<ResumePoint> take_over(const Restored& restored);
+  Scalars scalars(const std::vector<int64_t>& skipped_steps) const;
+
+  DataParallel& parallel_;
+  ShardedOptimizer& optimizer_;
+  Checkpointer* checkpointer_;
+  const Recipe& recipe_;
+  const RecipeSchema& schema_of_recipe_;
+  int64_t steps_per_epoch_;
+  StateSchema schema_;
+  OwnedState owned_;
+  uint64_t staging_bytes_ = 0;
+  std::function<Status()> before_commit_;
+};
+
+}  // namespace lockstep

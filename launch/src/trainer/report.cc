@@ -1,0 +1,61 @@
+#include <nlohmann/json.hpp>
+
+#include "lockstep/launch/trainer.h"
+
+namespace lockstep {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+const char* end_name(TrainEnd end) {
+  switch (end) {
+    case TrainEnd::kDone:
+      return "done";
+    case TrainEnd::kStoppedBySignal:
+      return "stopped_by_signal";
+    case TrainEnd::kStoppedByLimit:
+      return "stopped_by_limit";
+  }
+  return "unknown";
+}
+
+}  // namespace
+
+std::string TrainReport::to_json() const {
+  Json json = {{"status", end_name(end)},
+               {"world_size", world_size},
+               {"attempt", attempt},
+               {"steps", steps},
+               {"first_step", first_step},
+               {"resumed_from", resumed_from.empty() ? Json(nullptr) : Json(resumed_from)},
+               {"recipe_hash", recipe_hash},
+               {"params_digest", params_digest},
+               {"state_digest", state_digest},
+               {"reduction", reduction},
+               {"final_train_loss", final_train_loss ? Json(*final_train_loss) : Json(nullptr)},
+               {"eval", nullptr},
+               {"skipped_steps", skipped_steps},
+               {"samples_per_s", samples_per_s},
+               {"step_ms", {{"p50", step_ms_p50}, {"p95", step_ms_p95}}},
+               {"seconds_to_first_step", seconds_to_first_step}};
+  if (eval) {
+    json["eval"] = {{"num_steps", eval->num_steps},
+                    {"accuracy", eval->accuracy},
+                    {"loss", eval->loss},
+                    {"num_correct", eval->num_correct},
+                    {"num_samples", eval->num_samples}};
+  }
+  uint64_t total = predicted.total_bytes() + staging_bytes;
+  json["memory_bytes"] = {{"parameters", predicted.parameter_bytes},
+                          {"gradients", predicted.gradient_bytes},
+                          {"fold_buffers", predicted.fold_bytes},
+                          {"buffers", predicted.buffer_bytes},
+                          {"optimizer_state", predicted.optimizer_bytes},
+                          {"exchange", predicted.exchange_bytes},
+                          {"staging", staging_bytes},
+                          {"predicted", total},
+                          {"measured", measured_bytes > 0 ? Json(measured_bytes) : Json(nullptr)}};
+  return json.dump(2) + "\n";
+}
+
+}  // namespace lockstep

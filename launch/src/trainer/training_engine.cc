@@ -1,0 +1,184 @@
+#include "training_engine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "lockstep/core/base/deadline.h"
+#include "lockstep/core/base/text.h"
+#include "lockstep/core/data/evaluation.h"
+
+namespace lockstep {
+namespace {
+
+constexpr double kEvaluationTimeoutS = 600;
+constexpr size_t kMaxNamed = 8;
+
+// Small training batches would make evaluation slow; its batches are fixed by the recipe alone all
+// the same.
+int64_t evaluation_batch_size(int64_t micro_batch_size) {
+  return std::max<int64_t>(micro_batch_size, 100);
+}
+
+std::string first_few(const std::vector<int64_t>& values) {
+  std::string text;
+  for (size_t i = 0; i < std::min(values.size(), kMaxNamed); ++i)
+    text += cat(i > 0 ? ", " : "", values[i]);
+  return values.size() > kMaxNamed ? text + ", ..." : text;
+}
+
+std::string first_few(const std::vector<std::string>& names) {
+  std::vector<std::string> some(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(std::min(
+                                                                   names.size(), kMaxNamed)));
+  return join(some, ", ") + (names.size() > kMaxNamed ? ", ..." : "");
+}
+
+}  // namespace
+
+TrainingEngine::TrainingEngine(const TrainingParts& parts) : parts_(parts) {
+  LeafRange range = parts_.parallel->micro_batch_range();
+  LoaderOptions options;
+  options.first_micro_batch = range.first;
+  options.end_micro_batch = range.end;
+  options.end_step = parts_.end_step;
+  if (parts_.is_channels_last) options.memory_format = at::MemoryFormat::ChannelsLast;
+  loader_ = std::make_unique<BatchLoader>(*parts_.data->train, *parts_.sampler, options);
+  parts_.model->set_training(true);
+}
+
+StepRecord TrainingEngine::record_of(int64_t step) const {
+  StepRecord record;
+  record.step = step;
+  record.epoch = parts_.sampler->position(step).epoch;
+  record.num_samples = parts_.sampler->global_batch_size();
+  return record;
+}
+
+Status TrainingEngine::work_micro_batches(int64_t step) {
+  for (MicroBatch micro_batch : parts_.parallel->micro_batches(step)) {
+    auto batch = loader_->get({step, micro_batch.index});
+    if (!batch.is_ok()) return batch.status();
+    try {
+      parts_.parallel->backward(micro_batch, parts_.model->loss(*batch),
+                                static_cast<double>(batch->num_samples));
+    } catch (const UsageError&) {
+      throw;
+    } catch (const std::exception& error) {
+      return internal_error(cat("step ", step, ", micro-batch ", micro_batch.index,
+                                ": forward or backward failed: ", error.what()));
+    }
+  }
+  return Status::ok();
+}
+
+Result<StepOutcome> TrainingEngine::run_step(int64_t step, uint64_t flags) {
+  Stopwatch watch;
+  Status mine = pending_failure_.is_ok() ? work_micro_batches(step) : pending_failure_;
+  LOCKSTEP_ASSIGN_OR_RETURN(StepGradients gradients, parts_.parallel->reduce(step, flags, mine));
+  StepOutcome outcome;
+  outcome.flags = gradients.flags;
+  outcome.record = record_of(step);
+  outcome.record.loss = gradients.mean_loss;
+  outcome.record.gradient_norm = gradients.gradient_norm;
+  if (gradients.is_finite) {
+    LOCKSTEP_ASSIGN_OR_RETURN(UpdateReport update, parts_.optimizer->step(gradients));
+    outcome.record.learning_rate = update.learning_rate;
+    outcome.record.clip_factor = update.clip_factor;
+  } else {
+    outcome.record.is_applied = false;
+    outcome.bad_numbers = describe_bad_numbers(gradients);
+  }
+  if (!gradients.unused_parameters.empty() && !has_told_unused_) {
+    has_told_unused_ = true;
+    if (parts_.parallel->world().world_rank() == 0) {
+      parts_.parallel->world().log().warn(
+          cat("step ", step, ": ", gradients.unused_parameters.size(),
+              " parameters got no gradient in any micro-batch and count as zero: ",
+              first_few(gradients.unused_parameters)));
+    }
+  }
+  outcome.record.step_ms = watch.elapsed_ms();
+  step_ms_.push_back(outcome.record.step_ms);
+  return outcome;
+}
+
+std::string TrainingEngine::describe_bad_numbers(const StepGradients& gradients) const {
+  int64_t bad = gradients.first_bad_micro_batch;
+  if (bad < 0) {
+    return cat("step ", gradients.step, ": every loss is finite, but the gradient is not (norm ",
+               gradients.gradient_norm, "); mean loss ", gradients.mean_loss);
+  }
+  return cat("step ", gradients.step, ": the loss of micro-batch ", bad, " is ",
+             gradients.micro_batch_losses[static_cast<size_t>(bad)], "; its samples are ",
+             first_few(parts_.sampler->sample_indices(gradients.step, bad)));
+}
+
+Result<StepOutcome> TrainingEngine::skip_step(int64_t step, uint64_t flags) {
+  World& world = parts_.parallel->world();
+  LOCKSTEP_ASSIGN_OR_RETURN(auto all_flags, world.control_plane().all_gather(
+                                                cat("flags of skipped step ", step), cat(flags),
+                                                Deadline::after_s(kEvaluationTimeoutS)));
+  StepOutcome outcome;
+  outcome.record = record_of(step);
+  outcome.record.loss = std::nan("");
+  outcome.record.gradient_norm = std::nan("");
+  outcome.record.is_applied = false;
+  for (const std::string& text : all_flags) outcome.flags |= std::stoull(text);
+  return outcome;
+}
+
+Result<std::vector<EvalCounts>> TrainingEngine::evaluate_own_batches(int64_t batch_size,
+                                                                     int64_t num_batches) {
+  World& world = parts_.parallel->world();
+  const Dataset& test = *parts_.data->test;
+  IndexRange mine = evaluation_batches_of_rank(num_batches, world.world_rank(), world.world_size());
+  std::vector<EvalCounts> counts;
+  for (int64_t i = mine.first; i < mine.end; ++i) {
+    LOCKSTEP_ASSIGN_OR_RETURN(Batch batch,
+                              test.batch(evaluation_batch(test.num_samples(), batch_size, i)));
+    if (parts_.is_channels_last)
+      batch.inputs = to_memory_format(batch.inputs, at::MemoryFormat::ChannelsLast);
+    try {
+      counts.push_back(parts_.model->evaluate(batch));
+    } catch (const std::exception& error) {
+      return internal_error(cat("evaluation batch ", i, " failed: ", error.what()));
+    }
+  }
+  return counts;
+}
+
+Result<EvalRecord> TrainingEngine::evaluate(int64_t num_steps) {
+  World& world = parts_.parallel->world();
+  int64_t batch_size = evaluation_batch_size(parts_.sampler->micro_batch_size());
+  int64_t num_batches = num_evaluation_batches(parts_.data->test->num_samples(), batch_size);
+  parts_.model->set_training(false);
+  auto counts = evaluate_own_batches(batch_size, num_batches);
+  parts_.model->set_training(true);
+  Deadline deadline = Deadline::after_s(kEvaluationTimeoutS);
+  LOCKSTEP_RETURN_IF_ERROR(
+      world.control_plane().vote(cat("evaluation after ", num_steps, " steps"),
+                                 counts.is_ok() ? Status::ok() : counts.status(), deadline));
+  std::string mine(counts->size() * sizeof(EvalCounts), '\0');
+  if (!counts->empty()) std::memcpy(mine.data(), counts->data(), mine.size());
+  LOCKSTEP_ASSIGN_OR_RETURN(
+      auto all, world.control_plane().all_gather("evaluation counts", std::move(mine), deadline));
+  EvalRecord record;
+  record.num_steps = num_steps;
+  record.epoch = num_steps > 0 ? parts_.sampler->position(num_steps - 1).epoch : 0;
+  double loss_sum = 0;
+  for (const std::string& part : all) {
+    for (size_t at = 0; at + sizeof(EvalCounts) <= part.size(); at += sizeof(EvalCounts)) {
+      EvalCounts one;
+      std::memcpy(&one, part.data() + at, sizeof(one));
+      record.num_correct += one.num_correct;
+      record.num_samples += one.num_samples;
+      loss_sum += one.loss_sum;
+    }
+  }
+  record.loss = loss_sum / static_cast<double>(record.num_samples);
+  record.accuracy =
+      static_cast<double>(record.num_correct) / static_cast<double>(record.num_samples);
+  return record;
+}
+
+}  // namespace lockstep

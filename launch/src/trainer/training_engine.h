@@ -1,0 +1,56 @@
+#pragma once
+// TrainingEngine: one step of a run, with ranks: batches, forward, DataParallel, optimizer; and the
+// evaluation over the whole test set split over ranks. Must not know: checkpoints, files.
+
+#include <memory>
+#include <vector>
+
+#include "lockstep/core/data/dataset.h"
+#include "lockstep/core/data/loader.h"
+#include "lockstep/core/data/sampler.h"
+#include "lockstep/core/model/model.h"
+#include "lockstep/core/train/step_loop.h"
+#include "lockstep/distributed/data_parallel.h"
+#include "lockstep/distributed/sharded_optimizer.h"
+
+namespace lockstep {
+
+struct TrainingParts {
+  TrainableModel* model = nullptr;
+  DataParallel* parallel = nullptr;
+  ShardedOptimizer* optimizer = nullptr;
+  const DatasetSplits* data = nullptr;
+  const Sampler* sampler = nullptr;
+  int64_t end_step = 0;
+  bool is_channels_last = false;
+};
+
+class TrainingEngine final : public StepEngine {
+ public:
+  explicit TrainingEngine(const TrainingParts& parts);
+
+  Result<StepOutcome> run_step(int64_t step, uint64_t flags) override;
+  Result<StepOutcome> skip_step(int64_t step, uint64_t flags) override;
+  Result<EvalRecord> evaluate(int64_t num_steps) override;
+
+  /// Something of this rank's alone failed (its metrics file, say): the next step ends with that
+  /// error on every rank.
+  void fail_next_step(const Status& reason) { pending_failure_ = reason; }
+
+  /// Wall time of each step run, in order.
+  const std::vector<double>& step_ms() const { return step_ms_; }
+
+ private:
+  Status work_micro_batches(int64_t step);
+  std::string describe_bad_numbers(const StepGradients& gradients) const;
+  StepRecord record_of(int64_t step) const;
+  Result<std::vector<EvalCounts>> evaluate_own_batches(int64_t batch_size, int64_t num_batches);
+
+  TrainingParts parts_;
+  std::unique_ptr<BatchLoader> loader_;
+  std::vector<double> step_ms_;
+  bool has_told_unused_ = false;
+  Status pending_failure_;
+};
+
+}  // namespace lockstep

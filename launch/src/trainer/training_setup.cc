@@ -1,0 +1,96 @@
+#include "training_setup.h"
+
+#include <torch/version.h>
+
+#include "lockstep/core/base/environment.h"
+#include "lockstep/core/base/text.h"
+#include "lockstep/launch/version.h"
+
+namespace lockstep {
+
+DataParallelOptions parallel_options(const Recipe& recipe) {
+  const TrainRecipe& train = recipe.train();
+  DataParallelOptions options;
+  options.seed = static_cast<uint64_t>(train.seed);
+  options.micro_batches_per_step = train.micro_batches_per_step;
+  options.leaf_micro_batches = train.leaf_micro_batches;
+  options.reduction = train.reduction == "native" ? Reduction::kNative : Reduction::kTree;
+  options.bucket_mib = train.bucket_mib;
+  options.intra_op_threads = static_cast<int>(train.intra_op_threads);
+  return options;
+}
+
+ShardedOptimizerOptions optimizer_options(const Recipe& recipe) {
+  ShardedOptimizerOptions options;
+  const OptimizerRecipe& optimizer = recipe.optimizer();
+  options.optimizer.name = optimizer.name;
+  options.optimizer.learning_rate = optimizer.learning_rate;
+  options.optimizer.beta1 = optimizer.betas[0];
+  options.optimizer.beta2 = optimizer.betas[1];
+  options.optimizer.eps = optimizer.eps;
+  options.optimizer.weight_decay = optimizer.weight_decay;
+  options.optimizer.momentum = optimizer.momentum;
+  const ScheduleRecipe& schedule = recipe.schedule();
+  options.schedule.kind = parse_schedule_kind(schedule.name).value_or(ScheduleKind::kConstant);
+  options.schedule.warmup_steps = schedule.warmup_steps;
+  options.schedule.total_steps = std::max<int64_t>(schedule.total_steps, 1);
+  options.schedule.final_factor = schedule.final_factor;
+  options.schedule.step_every = schedule.step_every;
+  options.schedule.step_factor = schedule.step_factor;
+  options.clip_max_norm = recipe.clip().max_norm;
+  return options;
+}
+
+CheckpointerOptions checkpointer_options(const Recipe& recipe) {
+  CheckpointerOptions options;
+  const CheckpointRecipe& checkpoint = recipe.checkpoint();
+  options.retention.keep_latest = checkpoint.keep_latest;
+  options.retention.keep_every_steps = checkpoint.keep_every_steps;
+  if (size_t colon = checkpoint.keep_best.find(':'); colon != std::string::npos) {
+    options.retention.keep_best = 1;
+    options.retention.best_metric = checkpoint.keep_best.substr(colon + 1);
+    options.retention.best_is_lowest = checkpoint.keep_best.substr(0, colon) == "min";
+  }
+  options.build.instruction_set = instruction_set();
+  options.build.versions = {{"lockstep", kVersion}, {"LibTorch", TORCH_VERSION}};
+  return options;
+}
+
+StepLoopOptions loop_options(const Recipe& recipe, int64_t steps_per_epoch) {
+  StepLoopOptions options;
+  options.end_step = recipe.run_length_steps(steps_per_epoch);
+  options.steps_per_epoch = steps_per_epoch;
+  options.eval_every_epochs = recipe.eval().every_epochs;
+  options.save_every_steps = recipe.checkpoint().every_steps;
+  options.save_every_epochs = recipe.checkpoint().every_epochs;
+  const std::string& policy = recipe.train().on_nonfinite;
+  options.on_nonfinite = policy == "skip"
+                             ? OnNonFinite::kSkip
+                             : (policy == "rollback" ? OnNonFinite::kRollBack : OnNonFinite::kStop);
+  return options;
+}
+
+std::vector<std::string> fingerprint(const Recipe& recipe) {
+  std::vector<std::string> lines = split(recipe.canonical_text(), '\n');
+  lines.push_back(
+      cat("run length ", recipe.train().steps, " steps, ", recipe.train().epochs, " epochs"));
+  lines.push_back(cat("lockstep ", kVersion, " build ", build_id()));
+  lines.push_back(cat("LibTorch ", TORCH_VERSION));
+  lines.push_back(cat("instruction set ", instruction_set()));
+  return lines;
+}
+
+std::string start_text(const Recipe& recipe, const World& world, CommSchedule schedule,
+                       const std::string& resumed_from) {
+  const char* exchange =
+      schedule == CommSchedule::kThread
+          ? "on a communication thread"
+          : (schedule == CommSchedule::kInline ? "inside backward" : "after backward");
+  return cat(recipe.text(), "\n", world.world_size(), " ranks on ", world.num_hosts(),
+             " hosts, buckets exchanged ", exchange, "; recipe hash ", recipe.hash(), "\n",
+             resumed_from.empty() ? std::string("starting from the beginning")
+                                  : cat("resuming from ", resumed_from),
+             "\n");
+}
+
+}  // namespace lockstep

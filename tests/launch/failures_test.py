@@ -1,0 +1,174 @@
+"""Signals, lost ranks and bad input on the real program: a clear error, the right exit code, no hang, nothing lost."""
+import gzip
+import os
+import signal
+import subprocess
+import unittest
+
+import runs
+
+LONG = ("--set", "train.steps=100000", "--set", "schedule.total_steps=8")
+
+
+class Stops(runs.Case):
+    def stop(self, ranks, number):
+        recipe = self.recipe(runs.MLP)
+        run = self.path("run")
+        process = self.start(ranks, "train", recipe, "--run-dir", run, "--set", "checkpoint.every_steps=50", *LONG)
+        self.wait_for(lambda: self.num_checkpoints(run) > 0, "a checkpoint")
+        runs.kill(process.pid, number)
+        self.assertEqual(process.wait(timeout=60), 85)
+        steps = max(int(name[-10:]) for name in os.listdir(os.path.join(run, "checkpoints")) if "step" in name)
+        end = ("--set", f"train.steps={steps + 3}", "--set", "schedule.total_steps=8")
+        resumed = self.train(3, recipe, "--run-dir", run, *end)
+        self.assertEqual((resumed["first_step"], resumed["attempt"]), (steps, 2))
+        self.assertEqual(resumed["state_digest"], self.train(1, recipe, *end)["state_digest"])
+
+    def test_sigusr1_to_mpirun_saves_and_leaves_with_85(self):
+        self.stop(2, signal.SIGUSR1)
+
+    def test_sigterm_to_a_run_of_one(self):
+        self.stop(0, signal.SIGTERM)
+
+    def test_a_second_signal_leaves_at_once(self):
+        process = self.start(0, "train", self.recipe(runs.MLP), "--run-dir", self.path("run"), "--set",
+                             "checkpoint.every_steps=50", *LONG)
+        self.wait_for(lambda: self.num_checkpoints(self.path("run")) > 0, "a checkpoint")
+        runs.kill(process.pid, signal.SIGSTOP)
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            runs.kill(process.pid, number)
+        runs.kill(process.pid, signal.SIGCONT)
+        self.assertIn(process.wait(timeout=30), (128 + signal.SIGUSR1, 128 + signal.SIGTERM))
+
+    def test_a_killed_rank_is_named_and_the_script_says_try_again(self):
+        recipe = self.recipe(runs.MLP)
+        run = self.path("run")
+        process = self.start(3, "train", recipe, "--run-dir", run, "--set", "checkpoint.every_steps=50", *LONG)
+        self.wait_for(lambda: self.num_checkpoints(run) > 0, "a checkpoint")
+        runs.kill(runs.ranks_of(process)[1])
+        _, errors = process.communicate(timeout=30)
+        self.assertIn("rank 1 is gone", errors)
+        self.assertIn(process.returncode, (75, 137), errors[-2000:])
+
+
+class Metrics(runs.Case):
+    def test_no_step_twice_and_none_lost_over_a_resume(self):
+        recipe = self.recipe(runs.MLP)
+        run = self.path("run")
+        self.train(2, recipe, "--run-dir", run, "--stop-after", "5", "--set", "checkpoint.every_steps=2")
+        with open(os.path.join(run, "metrics.jsonl"), "a", encoding="utf-8") as file:
+            file.write('{"event":"step","num_steps":6,"loss":1}\n{"event":"st')
+        self.train(3, recipe, "--run-dir", run)
+        import json
+        with open(os.path.join(run, "metrics.jsonl"), encoding="utf-8") as file:
+            lines = [json.loads(line) for line in file]
+        self.assertEqual([line["num_steps"] for line in lines if line["event"] == "step"], list(range(1, 9)))
+
+
+class BadInput(runs.Case):
+    def refused(self, ranks, arguments, code, *words, env=None, once=True):
+        done = self.run_program(ranks, *arguments, env=env)
+        self.assertEqual(done.returncode, code, done.stderr[-3000:])
+        for word in words:
+            self.assertIn(word, done.stderr)
+        if once and words:
+            self.assertEqual(done.stderr.count(words[0]), 1, "told more than once:\n" + done.stderr[-3000:])
+
+    def test_recipe_mistakes(self):
+        recipe = self.recipe(runs.MLP.replace("micro_batch_size", "micro_batchsize"))
+        self.refused(2, ("train", recipe), 64, "micro_batchsize", "recipe.toml:12", "micro_batch_size")
+        self.refused(0, ("train", self.path("absent.toml")), 64, "absent.toml")
+        recipe = self.recipe(runs.MLP)
+        self.refused(0, ("train", recipe, "--set", "train.seed=word"), 64, "train.seed")
+        self.refused(2, ("train", recipe, "--sett", "a=b"), 64, "--sett")
+
+    def test_more_ranks_than_micro_batches(self):
+        recipe = self.recipe(runs.MLP)
+        self.refused(3, ("train", recipe, "--set", "train.micro_batches_per_step=2"), 64, "3 ranks", "2 leaves")
+
+    def test_data_set_smaller_than_a_global_batch(self):
+        recipe = self.recipe(runs.MLP)
+        self.refused(2, ("train", recipe, "--set", "train.micro_batch_size=100"), 64, "1200", "160")
+
+    def test_data_files(self):
+        recipe = self.recipe(runs.MLP)
+        self.refused(2, ("train", recipe, "--set", "data.path=" + self.path("absent.csv")), 65, "absent.csv")
+        bad = self.write("bad.csv", "a,b,label\n1,2,0\n1,word,1\n")
+        self.refused(2, ("train", recipe, "--set", "data.path=" + bad), 65, "bad.csv:3", "word")
+        short = self.write("short.csv", "a,b,label\n1,2,0\n1,2\n")
+        self.refused(2, ("train", recipe, "--set", "data.path=" + short), 65, "short.csv:3")
+        convnet = self.recipe(runs.CONVNET)
+        with gzip.open(self.path("train-images-idx3-ubyte.gz"), "wb") as file:
+            file.write(b"\0\0\x09\x03" + bytes(12))
+        self.refused(2, ("train", convnet, "--set", "data.path=" + self.folder), 65, "train-images-idx3-ubyte.gz")
+
+    def test_run_directory_that_cannot_be_written(self):
+        recipe = self.recipe(runs.MLP)
+        self.refused(2, ("train", recipe, "--run-dir", self.write("a-file", "") + "/run"), 74, "a-file")
+
+    def test_full_disk_leaves_the_earlier_checkpoint(self):
+        if os.geteuid() != 0:
+            self.skipTest("needs root to mount a small disk")
+        recipe = self.recipe(runs.MLP)
+        small = self.path("small")
+        os.mkdir(small)
+        line = " ".join(self.command(2, "train", recipe, "--run-dir", small + "/run", "--set",
+                                     "checkpoint.every_steps=1", "--set", "checkpoint.keep_latest=100"))
+        done = subprocess.run(["unshare", "-m", "sh", "-c",
+                               f"mount -t tmpfs -o size=1200k none {small} && {line}; code=$?; "
+                               f"ls {small}/run/checkpoints >&2; {runs.LOCKSTEP} ckpt verify "
+                               f"{small}/run/checkpoints/$(ls {small}/run/checkpoints | tail -n 1) >&2 || exit 99; exit $code"],
+                              env=runs.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                              timeout=runs.TIMEOUT_S)
+        self.assertEqual(done.returncode, 74, done.stderr[-3000:])
+        self.assertIn("the one before it is untouched", done.stderr)
+
+    def test_second_run_in_the_directory_of_a_living_one(self):
+        recipe = self.recipe(runs.MLP)
+        run = self.path("run")
+        first = self.start(2, "train", recipe, "--run-dir", run, "--set", "checkpoint.every_steps=50", *LONG)
+        self.wait_for(lambda: self.num_checkpoints(run) > 0, "a checkpoint")
+        self.refused(2, ("train", recipe, "--run-dir", run), 64, "--take-over")
+        self.assertIsNone(first.poll())
+
+    def test_world_of_one_where_the_launcher_says_more(self):
+        env = dict(runs.environment(), OMPI_COMM_WORLD_SIZE="4", OMPI_COMM_WORLD_RANK="0")
+        self.refused(0, ("train", self.recipe(runs.MLP)), 64, "OMPI_COMM_WORLD_SIZE", env=env, once=False)
+
+    def test_ranks_that_see_different_recipes(self):
+        recipe = self.recipe(runs.MLP)
+        other = self.write("other.toml", open(recipe, encoding="utf-8").read().replace("seed = 3", "seed = 4"))
+        command = self.command(1, "train", recipe) + [":"] + self.command(1, "train", other)[1:]
+        done = subprocess.run(command, env=runs.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              text=True, timeout=runs.TIMEOUT_S)
+        self.assertEqual(done.returncode, 64, done.stderr[-3000:])
+        for word in ("train.seed = 3", "train.seed = 4", "rank 1"):
+            self.assertIn(word, done.stderr)
+
+    def test_checkpoint_of_another_recipe_or_model(self):
+        recipe = self.recipe(runs.MLP)
+        run = ("--run-dir", self.path("run"))
+        self.train(2, recipe, *run, "--stop-after", "3")
+        changed = ("--set", "optimizer.learning_rate=0.01")
+        self.refused(2, ("train", recipe, *run, *changed), 64, "optimizer.learning_rate", "--allow-recipe-change")
+        report = self.train(2, recipe, *run, *changed, "--allow-recipe-change", "optimizer.learning_rate")
+        self.assertEqual(report["first_step"], 3)
+        self.refused(2, ("train", recipe, *run, "--set", "model.hidden=[256, 128]", "--allow-recipe-change",
+                         "model.hidden,optimizer.learning_rate"), 64, "1.weight")
+        self.refused(2, ("train", recipe, *run, "--resume", "never"), 64, "--overwrite")
+        self.train(2, recipe, *run, "--resume", "never", "--overwrite", "--stop-after", "1")
+
+    def test_numbers_that_are_not_finite(self):
+        recipe = self.recipe(runs.MLP)
+        explode = ("--set", "optimizer.name=sgd", "--set", "optimizer.learning_rate=1e30", "--set",
+                   "schedule.name=constant", "--set", "clip.max_norm=0")
+        self.refused(2, ("train", recipe, *explode), 64, "micro-batch", "samples", "on_nonfinite")
+        skipping = self.train(2, recipe, *explode, "--set", "train.on_nonfinite=skip")
+        self.assertEqual(skipping["steps"], 8)
+        self.assertEqual(skipping["skipped_steps"], list(range(skipping["skipped_steps"][0], 8)))
+        self.refused(2, ("train", recipe, *explode, "--run-dir", self.path("run"), "--set",
+                         "train.on_nonfinite=rollback"), 64, "came again")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
