@@ -30,7 +30,8 @@ class DatasetRegistry {
   static DatasetRegistry with_builtins();
   /// Requires: a name that is not taken.
   void add(DatasetEntry entry);
-  const std::vector<DatasetEntry>& entries() const { return entries_; }
+  const std::vector<DatasetEntry>& entries() const& { return entries_; }
+  const std::vector<DatasetEntry>& entries() && = delete;
   /// Errors: kInvalidArgument for an unknown name, with the nearest known one; those of the entry's
   /// open.
   Result<DatasetSplits> open(std::string_view name, FileSystem& fs, const std::string& path,

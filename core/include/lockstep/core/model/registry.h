@@ -31,7 +31,8 @@ class ModelRegistry {
   static ModelRegistry with_builtins();
   /// Requires: a name that is not taken.
   void add(ModelEntry entry);
-  const std::vector<ModelEntry>& entries() const { return entries_; }
+  const std::vector<ModelEntry>& entries() const& { return entries_; }
+  const std::vector<ModelEntry>& entries() && = delete;
   /// Errors: kInvalidArgument for an unknown name, with the nearest known one; those of the entry's
   /// make.
   Result<std::unique_ptr<TrainableModel>> make(std::string_view name, const KeyValues& own,
