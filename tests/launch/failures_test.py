@@ -1,6 +1,8 @@
 """Signals, lost ranks and bad input on the real program: a clear error, the right exit code, no hang, nothing lost."""
 import gzip
+import json
 import os
+import re
 import signal
 import subprocess
 import unittest
@@ -59,7 +61,6 @@ class Metrics(runs.Case):
         with open(os.path.join(run, "metrics.jsonl"), "a", encoding="utf-8") as file:
             file.write('{"event":"step","num_steps":6,"loss":1}\n{"event":"st')
         self.train(3, recipe, "--run-dir", run)
-        import json
         with open(os.path.join(run, "metrics.jsonl"), encoding="utf-8") as file:
             lines = [json.loads(line) for line in file]
         self.assertEqual([line["num_steps"] for line in lines if line["event"] == "step"], list(range(1, 9)))
@@ -71,12 +72,13 @@ class BadInput(runs.Case):
         self.assertEqual(done.returncode, code, done.stderr[-3000:])
         for word in words:
             self.assertIn(word, done.stderr)
-        if once and words:
-            self.assertEqual(done.stderr.count(words[0]), 1, "told more than once:\n" + done.stderr[-3000:])
+        if once:
+            tellers = re.findall(r" error r(\d+) ", done.stderr)
+            self.assertLessEqual(len(set(tellers)), 1, "told by several ranks:\n" + done.stderr[-3000:])
 
     def test_recipe_mistakes(self):
         recipe = self.recipe(runs.MLP.replace("micro_batch_size", "micro_batchsize"))
-        self.refused(2, ("train", recipe), 64, "micro_batchsize", "recipe.toml:12", "micro_batch_size")
+        self.refused(2, ("train", recipe), 64, "micro_batchsize", "recipe.toml:13", "micro_batch_size")
         self.refused(0, ("train", self.path("absent.toml")), 64, "absent.toml")
         recipe = self.recipe(runs.MLP)
         self.refused(0, ("train", recipe, "--set", "train.seed=word"), 64, "train.seed")
@@ -98,9 +100,10 @@ class BadInput(runs.Case):
         short = self.write("short.csv", "a,b,label\n1,2,0\n1,2\n")
         self.refused(2, ("train", recipe, "--set", "data.path=" + short), 65, "short.csv:3")
         convnet = self.recipe(runs.CONVNET)
-        with gzip.open(self.path("train-images-idx3-ubyte.gz"), "wb") as file:
-            file.write(b"\0\0\x09\x03" + bytes(12))
-        self.refused(2, ("train", convnet, "--set", "data.path=" + self.folder), 65, "train-images-idx3-ubyte.gz")
+        for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+            with gzip.open(self.path(name + "-ubyte.gz"), "wb") as file:
+                file.write(b"\0\0\x09\x03" + bytes(12))
+        self.refused(2, ("train", convnet, "--set", "data.path=" + self.folder), 65, "ubyte.gz", "magic")
 
     def test_run_directory_that_cannot_be_written(self):
         recipe = self.recipe(runs.MLP)
@@ -115,7 +118,7 @@ class BadInput(runs.Case):
         line = " ".join(self.command(2, "train", recipe, "--run-dir", small + "/run", "--set",
                                      "checkpoint.every_steps=1", "--set", "checkpoint.keep_latest=100"))
         done = subprocess.run(["unshare", "-m", "sh", "-c",
-                               f"mount -t tmpfs -o size=1200k none {small} && {line}; code=$?; "
+                               f"mount -t tmpfs -o size=17500k none {small} && {line}; code=$?; "
                                f"ls {small}/run/checkpoints >&2; {runs.LOCKSTEP} ckpt verify "
                                f"{small}/run/checkpoints/$(ls {small}/run/checkpoints | tail -n 1) >&2 || exit 99; exit $code"],
                               env=runs.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -137,7 +140,7 @@ class BadInput(runs.Case):
 
     def test_ranks_that_see_different_recipes(self):
         recipe = self.recipe(runs.MLP)
-        other = self.write("other.toml", open(recipe, encoding="utf-8").read().replace("seed = 3", "seed = 4"))
+        other = self.write("other.toml", runs.MLP.replace("{table}", self.table).replace("seed = 3", "seed = 4"))
         command = self.command(1, "train", recipe) + [":"] + self.command(1, "train", other)[1:]
         done = subprocess.run(command, env=runs.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               text=True, timeout=runs.TIMEOUT_S)

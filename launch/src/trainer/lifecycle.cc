@@ -44,7 +44,9 @@ int run_ranks(int argc, char** argv, const std::function<Result<ExitCode>(World&
       "end of the run", mine, Deadline::after_s(mine.is_ok() ? kLeaveTimeoutS : kFailTimeoutS));
   bool is_agreed = verdict.is_ok() || (verdict.code() != StatusCode::kTimeout &&
                                        verdict.code() != StatusCode::kPeerFailure);
-  const Status& told = is_agreed || mine.is_ok() ? verdict : mine;
+  // An error that every rank had already agreed on needs no second list of ranks.
+  bool is_mine = !mine.is_ok() && verdict.message().ends_with(mine.message());
+  const Status& told = is_agreed && !is_mine ? verdict : (mine.is_ok() ? verdict : mine);
   ExitCode code = told.is_ok() ? *result : exit_code_for(told);
   if (!told.is_ok() && (!is_agreed || world->world_rank() == 0)) rank_log.error(told.to_string());
   if (!is_agreed && world->world_size() > 1)
