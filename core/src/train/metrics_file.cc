@@ -1,7 +1,10 @@
 #include "lockstep/core/train/metrics_file.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <string_view>
 
 #include "lockstep/core/base/text.h"
 
@@ -17,25 +20,49 @@ Json number(double value) {
   return std::isfinite(value) ? Json(value) : Json(nullptr);
 }
 
-// The file up to the first line that belongs to a later step or is torn.
+// Text of a reason or a path may hold any bytes.
+std::string one_line(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+constexpr std::string_view kLineStart = "{\"event\":\"";
+
+// The number of steps of a line that this class has written.
+std::optional<int64_t> num_steps_of(std::string_view line) {
+  Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+  if (!line.starts_with(kLineStart) || !json.is_object() || !json.contains("num_steps") ||
+      !json["num_steps"].is_number_integer()) {
+    return std::nullopt;
+  }
+  return json["num_steps"].get<int64_t>();
+}
+
+// Whether a crash can have made this of one of our lines: cut it off, or left zeros in it.
+bool may_be_torn(std::string_view line) {
+  std::string_view head = line.substr(0, std::min(line.find('\0'), kLineStart.size()));
+  return !line.empty() && kLineStart.starts_with(head);
+}
+
+// The file up to the first line that belongs to a later step or is torn. Every line up to the
+// restored step was synced before its checkpoint was committed, so a crash can only have damaged
+// what stands behind them.
 Result<size_t> kept_bytes(const std::string& path, const std::string& text, int64_t num_steps) {
   size_t begin = 0;
-  for (int64_t line = 1; begin < text.size(); ++line) {
+  int64_t seen_steps = 0;
+  for (int64_t line_number = 1; begin < text.size(); ++line_number) {
     size_t end = text.find('\n', begin);
-    if (end == std::string::npos) break;
-    Json json = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
-                            text.begin() + static_cast<std::ptrdiff_t>(end), nullptr,
-                            /*allow_exceptions=*/false);
-    if (!json.is_object() || !json.contains("num_steps") ||
-        !json["num_steps"].is_number_integer()) {
-      // Only the end of the file can be torn: whole lines after this one mean that it is not ours.
-      if (text.find('\n', end + 1) == std::string::npos) break;
-      return corruption_error(cat(path, ":", line,
-                                  ": expected a JSON object with \"num_steps\", found '",
-                                  text.substr(begin, std::min<size_t>(end - begin, 60)),
-                                  "'; move the file away to start a new one"));
+    bool is_whole = end != std::string::npos;
+    std::string_view line = std::string_view(text).substr(begin, is_whole ? end - begin : end);
+    auto line_steps = is_whole ? num_steps_of(line) : std::nullopt;
+    if (!line_steps) {
+      if (may_be_torn(line) && (!is_whole || seen_steps >= num_steps)) break;
+      return corruption_error(cat(path, ":", line_number, ": expected a line of metrics ('",
+                                  kLineStart, "...' with \"num_steps\"), found '",
+                                  line.substr(0, 60),
+                                  "'; the file is left as it is: move it away to start a new one"));
     }
-    if (json["num_steps"].get<int64_t>() > num_steps) break;
+    if (*line_steps > num_steps) break;
+    seen_steps = std::max(seen_steps, *line_steps);
     begin = end + 1;
   }
   return begin;
@@ -86,7 +113,7 @@ Status MetricsFile::on_step(const StepRecord& record) {
                {"num_samples", record.num_samples},
                {"is_applied", record.is_applied},
                {"step_ms", record.step_ms}};
-  return write_line(json.dump());
+  return write_line(one_line(json));
 }
 
 Status MetricsFile::on_evaluation(const EvalRecord& record) {
@@ -97,7 +124,7 @@ Status MetricsFile::on_evaluation(const EvalRecord& record) {
                {"accuracy", record.accuracy},
                {"num_correct", record.num_correct},
                {"num_samples", record.num_samples}};
-  LOCKSTEP_RETURN_IF_ERROR(write_line(json.dump()));
+  LOCKSTEP_RETURN_IF_ERROR(write_line(one_line(json)));
   return flush();
 }
 
@@ -113,7 +140,7 @@ Status MetricsFile::on_save(const SaveRecord& record) {
                {"generation", record.generation},
                {"state_digest", record.state_digest},
                {"save_ms", record.save_ms}};
-  LOCKSTEP_RETURN_IF_ERROR(write_line(json.dump()));
+  LOCKSTEP_RETURN_IF_ERROR(write_line(one_line(json)));
   return flush();
 }
 
@@ -121,9 +148,8 @@ Status MetricsFile::on_roll_back(int64_t num_steps, std::string_view reason) {
   LOCKSTEP_RETURN_IF_ERROR(flush());
   LOCKSTEP_RETURN_IF_ERROR(file_->close());
   LOCKSTEP_RETURN_IF_ERROR(cut_back_and_open(num_steps));
-  return write_line(
-      Json({{"event", "roll_back"}, {"num_steps", num_steps}, {"reason", std::string(reason)}})
-          .dump());
+  return write_line(one_line(
+      {{"event", "roll_back"}, {"num_steps", num_steps}, {"reason", std::string(reason)}}));
 }
 
 Status MetricsFile::close() {

@@ -23,6 +23,10 @@ class Loop {
     bool needs_base = options_.on_nonfinite == OnNonFinite::kRollBack && options_.can_save;
     if (needs_base && done_ == 0 && done_ < options_.end_step) LOCKSTEP_RETURN_IF_ERROR(save());
     while (done_ < options_.end_step) {
+      if (options_.stop_after_step > 0 && done_ >= options_.stop_after_step) {
+        report_.end = LoopEnd::kStoppedByLimit;
+        break;
+      }
       LOCKSTEP_ASSIGN_OR_RETURN(StepOutcome outcome, one_step());
       if (outcome.bad_numbers.empty() || options_.on_nonfinite == OnNonFinite::kSkip) {
         LOCKSTEP_RETURN_IF_ERROR(finish_step(outcome));
@@ -30,9 +34,8 @@ class Loop {
         LOCKSTEP_RETURN_IF_ERROR(handle_bad_numbers(outcome));
       }
       bool stopped = (outcome.flags & kFlagStop) != 0;
-      bool at_limit = options_.stop_after_step > 0 && done_ >= options_.stop_after_step;
-      if (done_ < options_.end_step && (stopped || at_limit)) {
-        report_.end = stopped ? LoopEnd::kStoppedBySignal : LoopEnd::kStoppedByLimit;
+      if (done_ < options_.end_step && stopped) {
+        report_.end = LoopEnd::kStoppedBySignal;
         break;
       }
     }

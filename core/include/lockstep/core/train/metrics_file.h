@@ -16,8 +16,9 @@ namespace lockstep {
 class MetricsFile final : public StepObserver {
  public:
   /// Opens or creates the file and cuts off every line that belongs to a step after `num_steps`,
-  /// and a torn last line. Lifetime: `fs` must outlive it. Errors: those of the file system,
-  /// kCorruption for a line that is not one of ours.
+  /// and what a crash has torn. Lifetime: `fs` must outlive it. Errors: those of the file system;
+  /// kCorruption, with the file untouched, for a line that is not one of ours or is damaged before
+  /// `num_steps`.
   static Result<std::unique_ptr<MetricsFile>> open(FileSystem& fs, const std::string& path,
                                                    int64_t num_steps);
 
