@@ -240,8 +240,10 @@ Result<TrainReport> Trainer::run() {
   Status closed = impl.metrics ? impl.metrics->close() : Status::ok();
   if (closed.is_ok()) closed = impl.write_report(report);
   LOCKSTEP_RETURN_IF_ERROR(impl.vote("closing the run", closed));
-  if (impl.checkpointer)
+  if (impl.checkpointer) {
     LOCKSTEP_RETURN_IF_ERROR(impl.vote("closing the attempt", impl.checkpointer->close()));
+    LOCKSTEP_RETURN_IF_ERROR(impl.checkpoint_plane->shutdown(start_deadline()));
+  }
   return report;
 }
 
