@@ -93,7 +93,7 @@ install_python_packages() {
   say "Python packages: installing cmake/python-requirements.txt into $venv (torch is large; log: $log)"
   [ -e "$venv" ] || logged "$log" "$python" -m venv "$venv" ||
     fail "python3 -m venv failed; see $log"
-  logged "$log" "$venv/bin/python" -m pip install --disable-pip-version-check --no-input \
+  logged "$log" "$venv/bin/python" -m pip install --no-compile --disable-pip-version-check --no-input \
     --progress-bar off -r "$requirements" || fail "pip install failed; see $log"
   printf '%s\n' "$want" >"$stamp"
 }
