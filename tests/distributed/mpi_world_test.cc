@@ -4,6 +4,9 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <limits>
+#include <tuple>
+
 #include "distributed/communicator_conformance.h"
 #include "distributed/control_plane_conformance.h"
 #include "distributed/mpi_test_world.h"
@@ -18,6 +21,8 @@ namespace {
 using ::testing::HasSubstr;
 using testing::mpi_world;
 
+constexpr size_t kAllSizes = std::numeric_limits<size_t>::max();
+
 Deadline soon() {
   return Deadline::after_s(30);
 }
@@ -26,26 +31,40 @@ std::string case_name(const auto& info) {
   return info.param.name;
 }
 
-std::unique_ptr<Communicator> fresh_communicator() {
-  auto made = make_mpi_communicator({.is_oversubscribed = true, .lost_ranks = {}});
+std::unique_ptr<Communicator> fresh_communicator(size_t max_ring_message_bytes) {
+  auto made = make_mpi_communicator({.is_oversubscribed = true,
+                                     .max_ring_message_bytes = max_ring_message_bytes,
+                                     .lost_ranks = {}});
   EXPECT_TRUE(made.is_ok()) << made.status().to_string();
   return std::move(made).value();
 }
 
-class MpiCommunicatorConformance : public ::testing::TestWithParam<testing::CommunicatorCase> {};
+/// With all messages through MPI, all through shared memory, and a mix.
+class MpiCommunicatorConformance
+    : public ::testing::TestWithParam<std::tuple<size_t, testing::CommunicatorCase>> {};
 
 TEST_P(MpiCommunicatorConformance, Holds) {
-  if (mpi_world().world_size() < GetParam().min_ranks) return;
-  GetParam().body(*fresh_communicator());
-  ASSERT_TRUE(mpi_world().control_plane().barrier(GetParam().name, soon()).is_ok());
+  const auto& [max_ring_message_bytes, test_case] = GetParam();
+  if (mpi_world().world_size() < test_case.min_ranks) return;
+  test_case.body(*fresh_communicator(max_ring_message_bytes));
+  ASSERT_TRUE(mpi_world().control_plane().barrier(test_case.name, soon()).is_ok());
+}
+
+std::string ring_case_name(const auto& info) {
+  size_t most = std::get<0>(info.param);
+  const char* way = most == 0 ? "ByMpi" : most == kAllSizes ? "ByRings" : "ByBoth";
+  return std::get<1>(info.param).name + way;
 }
 
 INSTANTIATE_TEST_SUITE_P(Usable, MpiCommunicatorConformance,
-                         ::testing::ValuesIn(testing::communicator_cases()),
-                         [](const auto& info) { return case_name(info); });
-INSTANTIATE_TEST_SUITE_P(Failing, MpiCommunicatorConformance,
-                         ::testing::ValuesIn(testing::failing_communicator_cases()),
-                         [](const auto& info) { return case_name(info); });
+                         ::testing::Combine(::testing::Values(size_t{0}, size_t{5000}, kAllSizes),
+                                            ::testing::ValuesIn(testing::communicator_cases())),
+                         [](const auto& info) { return ring_case_name(info); });
+INSTANTIATE_TEST_SUITE_P(
+    Failing, MpiCommunicatorConformance,
+    ::testing::Combine(::testing::Values(size_t{0}, kAllSizes),
+                       ::testing::ValuesIn(testing::failing_communicator_cases())),
+    [](const auto& info) { return ring_case_name(info); });
 
 class MpiControlPlaneConformance : public ::testing::TestWithParam<testing::ControlPlaneCase> {};
 
@@ -106,7 +125,7 @@ TEST(MpiWorld, NamesAStoppedRankAtTheDeadline) {
   World& world = mpi_world();
   if (world.world_size() < 2) return;
   int stopped = world.world_size() - 1;
-  auto communicator = fresh_communicator();
+  auto communicator = fresh_communicator(0);
   auto pids = world.control_plane().all_gather("process ids", cat(getpid()), soon());
   ASSERT_TRUE(pids.is_ok());
   if (world.world_rank() == stopped) {
@@ -129,8 +148,9 @@ TEST(MpiWorld, NamesAStoppedRankAtTheDeadline) {
 TEST(MpiWorld, GivesUpEarlyWhenARankIsKnownToBeLost) {
   World& world = mpi_world();
   if (world.world_size() < 2) return;
-  auto made = make_mpi_communicator(
-      {.is_oversubscribed = true, .lost_ranks = [] { return std::vector<int>{1}; }});
+  auto made = make_mpi_communicator({.is_oversubscribed = true,
+                                     .max_ring_message_bytes = 0,
+                                     .lost_ranks = [] { return std::vector<int>{1}; }});
   ASSERT_TRUE(made.is_ok());
   if (world.world_rank() == 0) {
     std::byte byte{};

@@ -1,4 +1,5 @@
 // Ranks as threads: both conformance suites, and what is particular to threads.
+// Covers: thread_hub.cc thread_communicator.cc thread_control_plane.cc
 #include <gmock/gmock.h>
 
 #include <atomic>

@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 
+#include "local_rings.h"
 #include "peer_exchange_communicator.h"
 #include "rank_names.h"
 
@@ -25,6 +26,8 @@ int tag_of(size_t size_bytes) {
 /// a message that is on its way within a host arrives within a few hundred of them.
 constexpr int kSpinPolls = 2000;
 constexpr int kSpinPollsOversubscribed = 20;
+/// Rings take 256 KiB for each ordered pair: 64 MiB a host at this many.
+constexpr int kMaxRanksWithRings = 16;
 /// Polls between looks at the clock and at the lost ranks.
 constexpr int kPollsPerLook = 64;
 
@@ -47,8 +50,11 @@ struct Part {
 class MpiCommunicator final : public PeerExchangeCommunicator {
  public:
   MpiCommunicator(MPI_Comm comm, int world_rank, int world_size,
-                  const MpiCommunicatorOptions& options)
-      : PeerExchangeCommunicator(world_rank, world_size), comm_(comm), options_(options) {}
+                  const MpiCommunicatorOptions& options, LocalRings rings)
+      : PeerExchangeCommunicator(world_rank, world_size),
+        comm_(comm),
+        options_(options),
+        rings_(std::move(rings)) {}
 
   Status exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
                   const std::function<void(size_t)>& on_received, std::string_view what,
@@ -72,6 +78,8 @@ class MpiCommunicator final : public PeerExchangeCommunicator {
   Status take(size_t index, int error, std::string_view what);
   Status look_for_other_sizes(std::string_view what) const;
   Status reason_to_give_up(std::string_view what, Deadline deadline) const;
+  Status progress_mpi(const std::function<void(size_t)>& on_received, std::string_view what,
+                      bool* has_moved);
   std::vector<int> peers_waited_for() const;
   void let_go();
   template <typename T>
@@ -80,12 +88,14 @@ class MpiCommunicator final : public PeerExchangeCommunicator {
   MPI_Comm comm_;
   MpiCommunicatorOptions options_;
   std::atomic<bool> is_aborted_ = false;
+  LocalRings rings_;
   // Of the exchange under way; kept to save allocations.
   std::vector<MPI_Request> requests_;
   std::vector<Part> parts_;
   std::vector<int> parts_left_of_recv_;
   std::vector<int> ready_;
   std::vector<MPI_Status> statuses_;
+  size_t num_parts_left_ = 0;
 };
 
 Status MpiCommunicator::exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
@@ -95,8 +105,16 @@ Status MpiCommunicator::exchange(std::span<const SendOp> sends, std::span<const 
   LOCKSTEP_RETURN_IF_ERROR(failure());
   if (sends.empty() && recvs.empty()) return Status::ok();
   for (const SendOp& send : sends) count_sent(send.bytes.size());
-  Status status = post(sends, recvs, what);
-  if (status.is_ok()) status = wait_for_all(on_received, what, deadline);
+  Status status;
+  try {
+    status = post(sends, recvs, what);
+    if (status.is_ok()) status = wait_for_all(on_received, what, deadline);
+  } catch (...) {
+    // Thrown by on_received, in the middle of an exchange that can't be resumed.
+    let_go();
+    fail(internal_error(cat(what, ": ended by an exception"))).ignore();
+    throw;
+  }
   if (status.is_ok()) return status;
   let_go();
   return fail(std::move(status));
@@ -108,8 +126,10 @@ Status MpiCommunicator::post(std::span<const SendOp> sends, std::span<const Recv
   requests_.clear();
   parts_.clear();
   parts_left_of_recv_.assign(recvs.size(), 0);
+  rings_.begin(sends, recvs);
   for (size_t op = 0; op < recvs.size(); ++op) {
     std::span<std::byte> bytes = recvs[op].bytes;
+    if (rings_.carries(recvs[op].peer, bytes.size())) continue;
     do {
       size_t size = std::min(bytes.size(), kMaxPartBytes);
       parts_.push_back({op, recvs[op].peer, size, true, false});
@@ -124,6 +144,7 @@ Status MpiCommunicator::post(std::span<const SendOp> sends, std::span<const Recv
   }
   for (size_t op = 0; op < sends.size(); ++op) {
     std::span<const std::byte> bytes = sends[op].bytes;
+    if (rings_.carries(sends[op].peer, bytes.size())) continue;
     do {
       size_t size = std::min(bytes.size(), kMaxPartBytes);
       parts_.push_back({op, sends[op].peer, size, false, false});
@@ -137,6 +158,7 @@ Status MpiCommunicator::post(std::span<const SendOp> sends, std::span<const Recv
   }
   ready_.resize(parts_.size());
   statuses_.resize(parts_.size());
+  num_parts_left_ = parts_.size();
   return Status::ok();
 }
 
@@ -144,31 +166,38 @@ Status MpiCommunicator::wait_for_all(const std::function<void(size_t)>& on_recei
                                      std::string_view what, Deadline deadline) {
   int num_idle_polls = 0;
   const int spin_polls = options_.is_oversubscribed ? kSpinPollsOversubscribed : kSpinPolls;
-  for (size_t num_left = parts_.size(); num_left > 0;) {
-    int num_ready = 0;
-    int code = MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &num_ready,
-                            ready_.data(), statuses_.data());
-    if (code != MPI_SUCCESS && code != MPI_ERR_IN_STATUS) {
-      return internal_error(cat(what, ": ", mpi_error_text("MPI_Testsome", code)));
+  while (num_parts_left_ > 0 || !rings_.is_done()) {
+    bool has_moved = false;
+    LOCKSTEP_RETURN_IF_ERROR(rings_.progress(on_received, world_rank(), what, &has_moved));
+    if (num_parts_left_ > 0) {
+      LOCKSTEP_RETURN_IF_ERROR(progress_mpi(on_received, what, &has_moved));
     }
-    if (num_ready > 0) {
-      num_idle_polls = 0;
-      num_left -= static_cast<size_t>(num_ready);
-      for (int k = 0; k < num_ready; ++k) {
-        auto index = static_cast<size_t>(ready_[static_cast<size_t>(k)]);
-        int error = code == MPI_SUCCESS ? MPI_SUCCESS : statuses_[static_cast<size_t>(k)].MPI_ERROR;
-        LOCKSTEP_RETURN_IF_ERROR(take(index, error, what));
-        const Part& part = parts_[index];
-        if (part.is_recv && --parts_left_of_recv_[part.op] == 0 && on_received)
-          on_received(part.op);
-      }
-      continue;
-    }
-    ++num_idle_polls;
-    if (num_idle_polls % kPollsPerLook == 0) {
+    num_idle_polls = has_moved ? 0 : num_idle_polls + 1;
+    if (num_idle_polls > 0 && num_idle_polls % kPollsPerLook == 0) {
       LOCKSTEP_RETURN_IF_ERROR(reason_to_give_up(what, deadline));
     }
     if (num_idle_polls > spin_polls) sched_yield();
+  }
+  return Status::ok();
+}
+
+Status MpiCommunicator::progress_mpi(const std::function<void(size_t)>& on_received,
+                                     std::string_view what, bool* has_moved) {
+  int num_ready = 0;
+  int code = MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &num_ready,
+                          ready_.data(), statuses_.data());
+  if (code != MPI_SUCCESS && code != MPI_ERR_IN_STATUS) {
+    return internal_error(cat(what, ": ", mpi_error_text("MPI_Testsome", code)));
+  }
+  for (int k = 0; k < num_ready; ++k) {
+    *has_moved = true;
+    --num_parts_left_;
+    auto index = static_cast<size_t>(ready_[static_cast<size_t>(k)]);
+    int error = code == MPI_SUCCESS ? MPI_SUCCESS : statuses_[static_cast<size_t>(k)].MPI_ERROR;
+    LOCKSTEP_RETURN_IF_ERROR(take(index, error, what));
+    const Part& part = parts_[index];
+    if (!part.is_recv || --parts_left_of_recv_[part.op] > 0 || !on_received) continue;
+    on_received(part.op);
   }
   return Status::ok();
 }
@@ -214,7 +243,7 @@ Status MpiCommunicator::reason_to_give_up(std::string_view what, Deadline deadli
 }
 
 std::vector<int> MpiCommunicator::peers_waited_for() const {
-  std::vector<int> peers;
+  std::vector<int> peers = rings_.peers_waited_for();
   for (const Part& part : parts_) {
     if (!part.is_done) peers.push_back(part.peer);
   }
@@ -249,6 +278,45 @@ Status MpiCommunicator::all_reduce(T* values, int64_t num_elems, MPI_Datatype ty
   return Status::ok();
 }
 
+/// Maps the rings of this host's ranks into all of them. No rings when the memory can't be had by
+/// all.
+Result<LocalRings> make_local_rings(MPI_Comm comm, int world_rank, int world_size,
+                                    size_t max_message_bytes) {
+  LocalRings rings(world_size);
+  MPI_Comm local = MPI_COMM_NULL;
+  int code = MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &local);
+  if (code != MPI_SUCCESS) return internal_error(mpi_error_text("MPI_Comm_split_type", code));
+  int num_local = 1;
+  MPI_Comm_size(local, &num_local);
+  if (num_local == 1 || num_local > kMaxRanksWithRings) return rings;
+  std::vector<int> world_ranks(static_cast<size_t>(num_local));
+  MPI_Allgather(&world_rank, 1, MPI_INT, world_ranks.data(), 1, MPI_INT, local);
+  MPI_Comm_set_errhandler(local, MPI_ERRORS_RETURN);
+  // The window is never freed here: that would be communication in a destructor. MPI_Finalize does
+  // it.
+  MPI_Win window = MPI_WIN_NULL;
+  void* mine = nullptr;
+  auto num_bytes = static_cast<MPI_Aint>(LocalRings::segment_bytes(num_local) + 64);
+  code = MPI_Win_allocate_shared(num_bytes, 1, MPI_INFO_NULL, local, &mine, &window);
+  int has_memory = code == MPI_SUCCESS ? 1 : 0;
+  int all_have_memory = 0;
+  MPI_Allreduce(&has_memory, &all_have_memory, 1, MPI_INT, MPI_MIN, local);
+  if (all_have_memory == 0) return rings;
+  std::vector<std::byte*> segments(static_cast<size_t>(num_local));
+  for (int i = 0; i < num_local; ++i) {
+    MPI_Aint size = 0;
+    int unit = 0;
+    void* base = nullptr;
+    MPI_Win_shared_query(window, i, &size, &unit, static_cast<void*>(&base));
+    // Each rank maps the window elsewhere, but at the same distance from a page's start.
+    auto address = reinterpret_cast<uintptr_t>(base);
+    segments[static_cast<size_t>(i)] = reinterpret_cast<std::byte*>((address + 63) / 64 * 64);
+  }
+  rings.attach(world_rank, segments, world_ranks, max_message_bytes);
+  MPI_Barrier(local);
+  return rings;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Communicator>> make_mpi_communicator(const MpiCommunicatorOptions& options) {
@@ -261,8 +329,10 @@ Result<std::unique_ptr<Communicator>> make_mpi_communicator(const MpiCommunicato
   int size = 1;
   MPI_Comm_rank(comm, &rank);
   MPI_Comm_size(comm, &size);
+  LOCKSTEP_ASSIGN_OR_RETURN(LocalRings rings,
+                            make_local_rings(comm, rank, size, options.max_ring_message_bytes));
   return std::unique_ptr<Communicator>(
-      std::make_unique<MpiCommunicator>(comm, rank, size, options));
+      std::make_unique<MpiCommunicator>(comm, rank, size, options, std::move(rings)));
 }
 
 }  // namespace lockstep

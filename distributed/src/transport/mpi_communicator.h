@@ -13,6 +13,9 @@ namespace lockstep {
 struct MpiCommunicatorOptions {
   /// More ranks than processors on this host: give the processor away between polls.
   bool is_oversubscribed = false;
+  /// Messages up to this size between ranks of one host go through shared memory, not MPI. The same
+  /// on all ranks of a host.
+  size_t max_ring_message_bytes = 0;
   /// The ranks that are known to be dead; asked while waiting, from the waiting thread. May be
   /// empty.
   std::function<std::vector<int>()> lost_ranks;

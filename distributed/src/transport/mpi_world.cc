@@ -9,6 +9,7 @@
 #include "mpi_bootstrap.h"
 #include "mpi_communicator.h"
 #include "network_addresses.h"
+#include "shared_ring.h"
 #include "tcp_control_plane.h"
 #include "world_impl.h"
 
@@ -60,6 +61,13 @@ Result<std::vector<std::string>> find_listen_addresses(Communicator& communicato
                       addresses_text(own_addresses())));
 }
 
+/// Above 1 MiB one copy by the kernel (MPI's process_vm_readv) beats two by us. Ranks that share
+/// processors can't fill and empty a ring at once, so that it should hold the whole message. Both
+/// measured: DESIGN.md 5.
+size_t max_ring_message_bytes(const MpiJob& job) {
+  return job.is_oversubscribed ? SharedRing::kCapacityBytes : size_t{1} << 20;
+}
+
 /// Lost ranks for the data path, which exists before the control plane that knows them.
 struct LostRanks {
   std::atomic<const ControlPlane*> plane = nullptr;
@@ -91,7 +99,9 @@ Result<World> World::join(int argc, char** argv, const WorldOptions& options) {
   auto lost = std::make_shared<LostRanks>();
   LOCKSTEP_ASSIGN_OR_RETURN(
       std::unique_ptr<Communicator> communicator,
-      make_mpi_communicator({job.is_oversubscribed, [lost] { return (*lost)(); }}));
+      make_mpi_communicator({.is_oversubscribed = job.is_oversubscribed,
+                             .max_ring_message_bytes = max_ring_message_bytes(job),
+                             .lost_ranks = [lost] { return (*lost)(); }}));
   LOCKSTEP_ASSIGN_OR_RETURN(std::vector<std::string> addresses,
                             find_listen_addresses(*communicator, job.num_hosts, deadline));
   auto over_mpi = [&](std::string text) -> Result<std::string> {

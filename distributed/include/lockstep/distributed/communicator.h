@@ -56,9 +56,10 @@ class Communicator {
   virtual Status broadcast(std::span<std::byte> bytes, int root, std::string_view what,
                            Deadline deadline) = 0;
   /// The backend's own sum over ranks, in place, of `num_elems` floats (or doubles). NOT invariant:
-  /// for reduction = "native" and benchmarks only. Collective: all ranks.
+  /// for reduction = "native" and benchmarks only. Collective: all ranks. Errors: as exchange.
   virtual Status native_all_reduce_sum(float* values, int64_t num_elems, Deadline deadline) = 0;
   virtual Status native_all_reduce_sum(double* values, int64_t num_elems, Deadline deadline) = 0;
+  /// Returns once every rank is here. Collective: all ranks. Errors: as exchange.
   virtual Status barrier(std::string_view what, Deadline deadline) = 0;
   /// Ends every wait of this rank with kAborted; later calls return it too. May be called from any
   /// thread.
