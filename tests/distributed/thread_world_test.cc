@@ -170,6 +170,22 @@ TEST(ThreadWorld, ShutdownLosesNobody) {
   EXPECT_EQ(num_lost, 0);
 }
 
+TEST(ThreadWorld, AbortJobEndsAllRanksAndSaysWhy) {
+  auto aborts = [](World& world) -> Status {
+    if (world.world_rank() == 1) world.abort_job(75, "peer lost");
+    Status status = world.communicator().barrier("never complete", Deadline::after_s(30));
+    EXPECT_FALSE(status.is_ok());
+    return status;
+  };
+  try {
+    World::run_threads(3, aborts, quiet()).ignore();
+    FAIL() << "expected the abort to come through";
+  } catch (const std::runtime_error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("75"));
+    EXPECT_THAT(error.what(), HasSubstr("peer lost"));
+  }
+}
+
 TEST(ThreadWorld, SoloIsAWorldOfOne) {
   World world = World::solo(quiet());
   EXPECT_EQ(world.world_size(), 1);

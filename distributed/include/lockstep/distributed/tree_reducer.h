@@ -22,7 +22,7 @@ namespace lockstep {
 /// How transfers are cut. No value of these changes a number or the count of bytes.
 struct TreeReducerOptions {
   int64_t chunk_bytes = 64 * 1024;  ///< one message; added as soon as it is there, while in cache
-  int chunks_in_flight = 16;        ///< messages from one peer at once; bounds the scratch memory
+  int chunks_in_flight = 4;         ///< messages from one peer at once; bounds the scratch memory
 };
 
 /// The tree over the leaves of all ranks, for one flat space of floats or doubles.
