@@ -187,6 +187,20 @@ uint64_t BufferStore::integer_hash() const {
   return hash;
 }
 
+std::vector<std::string> BufferStore::integer_lines() const {
+  std::vector<std::string> lines;
+  for (const auto& space : integers_) {
+    const auto* data = static_cast<const std::byte*>(space.result.const_data_ptr());
+    auto elem_bytes = static_cast<size_t>(dtype_size_bytes(space.space->dtype));
+    for (const TensorPlace& place : space.space->tensors) {
+      std::span<const std::byte> bytes(data + static_cast<size_t>(place.offset_elems) * elem_bytes,
+                                       static_cast<size_t>(place.spec.num_elems()) * elem_bytes);
+      lines.push_back(cat(place.spec.name, " (hash ", hex64(xxh3_64(bytes)), ")"));
+    }
+  }
+  return lines;
+}
+
 uint64_t BufferStore::bytes() const {
   uint64_t bytes = 0;
   for (const auto& space : spaces_) {

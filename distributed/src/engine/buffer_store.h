@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "flat_model.h"
@@ -40,6 +41,8 @@ class BufferStore {
 
   /// Hash over the integer buffers that this rank's micro-batches agreed on.
   uint64_t integer_hash() const;
+  /// One line for each integer buffer, with a hash of what this rank's micro-batches left in it.
+  std::vector<std::string> integer_lines() const;
   /// Whether two of this rank's micro-batches left different integers, and where.
   const std::string& integer_conflict() const { return conflict_; }
   uint64_t bytes() const;

@@ -75,6 +75,7 @@ struct DataParallel::Impl {
   void plan();
   void choose_schedule();
   LeafPosition position_of(int64_t micro_batch, bool for_gradients) const;
+  void begin_step(int64_t at_step);
   void begin(int64_t at_step, int64_t index);
   void on_bucket_ready(size_t bucket);
   void exchange_bucket(size_t bucket);
@@ -169,24 +170,27 @@ LeafPosition DataParallel::Impl::position_of(int64_t index, bool for_gradients) 
   return {index / leaf - leaves.first, index % leaf == 0, is_last};
 }
 
+void DataParallel::Impl::begin_step(int64_t at_step) {
+  LOCKSTEP_CHECK(!in_micro_batch, "backward() was not called for micro-batch ", next_micro_batch,
+                 " of step ", step);
+  model.check_still_flat();
+  step = at_step;
+  next_micro_batch = micro_batches.first;
+  losses.clear();
+  weights.clear();
+  gradients->begin_step();
+  reduced_during_backward = 0;
+}
+
 void DataParallel::Impl::begin(int64_t at_step, int64_t index) {
   LOCKSTEP_CHECK(!in_micro_batch, "backward() was not called for micro-batch ", next_micro_batch,
                  " of step ", step);
-  if (index == micro_batches.first) {
-    model.check_still_flat();
-    step = at_step;
-    next_micro_batch = index;
-    losses.clear();
-    weights.clear();
-    gradients->clear_used();
-    reduced_during_backward = 0;
-  }
   LOCKSTEP_CHECK(step == at_step && next_micro_batch == index, "micro-batch ", index, " of step ",
                  at_step, " out of order: expected ", next_micro_batch, " of step ", step);
+  gradients->begin_micro_batch(position_of(index, true));
+  buffers->begin_micro_batch();
   if (std::mutex* lock = world->process_lock()) process_lock = std::unique_lock(*lock);
   seed_generators(mix(options.seed, static_cast<uint64_t>(at_step), static_cast<uint64_t>(index)));
-  buffers->begin_micro_batch();
-  gradients->begin_micro_batch(position_of(index, true));
   in_micro_batch = true;
 }
 
@@ -236,15 +240,17 @@ void DataParallel::Impl::finish_backward() {
 }
 
 void DataParallel::Impl::take_part_with_zeros(int64_t at_step) {
+  // A backward that failed half-way may have announced buckets: those are not exchanged again.
+  bool is_started = step == at_step && (in_micro_batch || next_micro_batch > micro_batches.first);
   if (in_micro_batch) {
+    if (worker != nullptr) worker->drain();
     gradients->discard();
     in_micro_batch = false;
     if (process_lock.owns_lock()) process_lock.unlock();
   }
-  bool is_started = step == at_step && next_micro_batch > micro_batches.first;
-  for (int64_t i = is_started ? next_micro_batch : micro_batches.first; i < micro_batches.end;
-       ++i) {
-    begin(at_step, i);
+  if (!is_started) begin_step(at_step);
+  while (next_micro_batch < micro_batches.end) {
+    begin(at_step, next_micro_batch);
     losses.push_back(0);
     weights.push_back(0);
     finish_backward();
@@ -288,22 +294,22 @@ Status DataParallel::Impl::exchange_messages(uint64_t flags, const Status& mine,
   return Status::ok();
 }
 
+static Result<FlatModel> make_flat(World& world, torch::nn::Module& module,
+                                   const DataParallelOptions& options) {
+  LOCKSTEP_RETURN_IF_ERROR(check_options(options, world.world_size()));
+  LOCKSTEP_ASSIGN_OR_RETURN(FlatModel flat, FlatModel::make(module));
+  LOCKSTEP_RETURN_IF_ERROR(check_trainable_dtypes(flat.layout()));
+  return flat;
+}
+
 Result<DataParallel> DataParallel::make(World& world, torch::nn::Module& module,
                                         const DataParallelOptions& options) {
-  LOCKSTEP_RETURN_IF_ERROR(check_options(options, world.world_size()));
-  set_compute_mode(options.intra_op_threads);
-  Deadline deadline = Deadline::after_s(options.timeout_s);
-  auto flat = FlatModel::make(module);
+  // What fails on one rank alone is voted on: a rank that just left would let the others wait.
+  Deadline deadline = Deadline::after_s(options.timeout_s > 0 ? options.timeout_s : 1);
+  Result<FlatModel> flat = make_flat(world, module, options);
   LOCKSTEP_RETURN_IF_ERROR(
       world.control_plane().vote("model", flat.is_ok() ? Status::ok() : flat.status(), deadline));
-  for (const FlatSpace& space : flat->layout().spaces()) {
-    if (space.role == SpaceRole::kTrainable && space.dtype != Dtype::kF32 &&
-        space.dtype != Dtype::kF64) {
-      return invalid_argument_error(cat("trainable parameter '", space.tensors[0].spec.name,
-                                        "' is ", dtype_name(space.dtype),
-                                        "; trainable parameters must be F32 or F64"));
-    }
-  }
+  set_compute_mode(options.intra_op_threads);
   LOCKSTEP_RETURN_IF_ERROR(check_same_on_all_ranks(world.control_plane(), "model and its options",
                                                    fingerprint(flat->layout(), options), deadline));
   auto impl = std::make_unique<Impl>(world, options, std::move(flat).value());
@@ -343,6 +349,7 @@ LeafRange DataParallel::micro_batch_range() const {
 }
 
 void DataParallel::begin_micro_batch(const MicroBatch& micro_batch) {
+  if (micro_batch.index == impl_->micro_batches.first) impl_->begin_step(micro_batch.step);
   impl_->begin(micro_batch.step, micro_batch.index);
 }
 
@@ -395,10 +402,18 @@ Result<StepGradients> DataParallel::reduce(int64_t step, uint64_t flags, const S
     impl.buffers->discard();
     return impl.world->control_plane().vote(cat("step ", step), my_status, impl.deadline());
   }
+  for (const StepMessage& message : messages) {
+    if (message.integer_buffers_hash == messages[0].integer_buffers_hash) continue;
+    std::vector<std::string> lines = impl.buffers->integer_lines();
+    impl.buffers->discard();
+    return check_same_on_all_ranks(
+        impl.world->control_plane(),
+        cat("module's integer buffers after step ", step, ", which must not depend on the data"),
+        lines, impl.deadline());
+  }
   StepGradients out;
   out.step = step;
-  LOCKSTEP_RETURN_IF_ERROR(
-      settle_step(messages, impl.public_spaces, impl.gradients->parameter_names(), &out));
+  settle_step(messages, impl.public_spaces, impl.gradients->parameter_names(), &out);
   if (!impl.buffers->is_empty()) {
     if (out.is_finite) {
       LOCKSTEP_RETURN_IF_ERROR(impl.buffers->reduce(impl.deadline()));

@@ -83,20 +83,27 @@ uint64_t GradientStore::bytes_per_slot() const {
   return bytes;
 }
 
+void GradientStore::begin_step() {
+  used_.assign(used_.size(), false);
+  next_ready_ = 0;
+}
+
+void GradientStore::check_gradient_is_view(size_t index) const {
+  const Parameter& parameter = parameters_[index];
+  const at::Tensor& grad = parameter.tensor.grad();
+  const at::Tensor& view = parameter.views[static_cast<size_t>(current_slot_)];
+  LOCKSTEP_CHECK(grad.defined() && grad.const_data_ptr() == view.const_data_ptr(),
+                 "the gradient of '", names_[index],
+                 "' was replaced; do not call zero_grad() or assign grad: DataParallel clears "
+                 "gradients itself");
+}
+
 void GradientStore::begin_micro_batch(const LeafPosition& position) {
   LOCKSTEP_CHECK(!in_micro_batch_,
                  "a micro-batch is still under way: call backward() for each one");
   const FoldStep& step = fold_.steps[static_cast<size_t>(position.fold_step)];
-  for (const Parameter& parameter : parameters_) {
-    const at::Tensor& grad = parameter.tensor.grad();
-    LOCKSTEP_CHECK(current_slot_ < 0 ||
-                       (grad.defined() &&
-                        grad.const_data_ptr() ==
-                            parameter.views[static_cast<size_t>(current_slot_)].const_data_ptr()),
-                   "the gradient of '",
-                   names_[static_cast<size_t>(&parameter - parameters_.data())],
-                   "' was replaced; do not call zero_grad() or assign grad: DataParallel clears "
-                   "gradients itself");
+  if (current_slot_ >= 0) {
+    for (size_t i = 0; i < parameters_.size(); ++i) check_gradient_is_view(i);
   }
   if (position.is_first) {
     for (auto& slots : slots_) {
@@ -113,7 +120,6 @@ void GradientStore::begin_micro_batch(const LeafPosition& position) {
   for (Parameter& parameter : parameters_) parameter.has_fired = false;
   pending_ = overlapping_;
   complete_.assign(buckets_.size(), false);
-  next_ready_ = 0;
   position_ = position;
   in_micro_batch_ = true;
 }
@@ -125,6 +131,7 @@ void GradientStore::on_gradient(size_t index) {
   LOCKSTEP_CHECK(
       !parameter.has_fired, "'", names_[index],
       "' received a gradient twice in one backward (a re-entrant backward inside the model?)");
+  check_gradient_is_view(index);
   parameter.has_fired = true;
   used_[index] = true;
   if (!position_.is_last) return;

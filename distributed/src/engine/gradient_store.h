@@ -43,12 +43,15 @@ class GradientStore {
   GradientStore(const GradientStore&) = delete;
   GradientStore& operator=(const GradientStore&) = delete;
 
+  /// Forgets what was announced and used in the step before.
+  void begin_step();
   /// Points the parameters' gradients at the leaf's buffer.
   void begin_micro_batch(const LeafPosition& position);
   /// After backward: parameters that got no gradient count as zero; folds and announces what is
   /// left.
   void finish_micro_batch();
-  /// Forgets the micro-batch under way, e.g. after an exception in its backward.
+  /// Forgets the micro-batch under way, e.g. after an exception in its backward. Buckets that it
+  /// has announced stay announced until the next step.
   void discard() { in_micro_batch_ = false; }
 
   /// Data of one buffer of a trainable space.
@@ -56,9 +59,8 @@ class GradientStore {
   int num_slots() const { return fold_.num_slots; }
   uint64_t bytes_per_slot() const;
   const std::vector<GradientBucket>& buckets() const { return buckets_; }
-  /// By trainable parameter: whether it had a gradient since clear_used().
+  /// By trainable parameter: whether it had a gradient in this step.
   const std::vector<bool>& used() const { return used_; }
-  void clear_used() { used_.assign(used_.size(), false); }
   const std::vector<std::string>& parameter_names() const { return names_; }
 
  private:
@@ -70,6 +72,7 @@ class GradientStore {
     bool has_fired = false;
   };
   void on_gradient(size_t parameter);
+  void check_gradient_is_view(size_t parameter) const;
   void complete(size_t bucket);
 
   FoldPlan fold_;

@@ -35,6 +35,11 @@ Status check_options(const DataParallelOptions& options, int world_size) {
                                       ") and intra_op_threads (", options.intra_op_threads,
                                       ") must be at least 1"));
   }
+  if (!(options.timeout_s > 0) || !(options.bucket_mib >= 0)) {
+    return invalid_argument_error(cat("timeout_s (", options.timeout_s,
+                                      ") must be positive and bucket_mib (", options.bucket_mib,
+                                      ") not negative"));
+  }
   int64_t leaves = (options.micro_batches_per_step + options.leaf_micro_batches - 1) /
                    options.leaf_micro_batches;
   if (world_size > leaves) {
@@ -44,6 +49,19 @@ Status check_options(const DataParallelOptions& options, int world_size) {
             ", leaf_micro_batches = ", options.leaf_micro_batches, "); start at most ", leaves,
             " ranks, or raise micro_batches_per_step (and lower micro_batch_size to keep the "
             "global batch)"));
+  }
+  return Status::ok();
+}
+
+Status check_trainable_dtypes(const FlatLayout& layout) {
+  for (const FlatSpace& space : layout.spaces()) {
+    if (space.role != SpaceRole::kTrainable || space.dtype == Dtype::kF32 ||
+        space.dtype == Dtype::kF64) {
+      continue;
+    }
+    return invalid_argument_error(cat("trainable parameter '", space.tensors[0].spec.name, "' is ",
+                                      dtype_name(space.dtype),
+                                      "; trainable parameters must be F32 or F64"));
   }
   return Status::ok();
 }

@@ -18,6 +18,8 @@ void set_compute_mode(int intra_op_threads);
 void seed_generators(uint64_t seed);
 /// Errors: kInvalidArgument for a number below 1, or more ranks than leaves.
 Status check_options(const DataParallelOptions& options, int world_size);
+/// Errors: kInvalidArgument naming a parameter that is neither F32 nor F64.
+Status check_trainable_dtypes(const FlatLayout& layout);
 /// One line for everything that all ranks must have in common.
 std::vector<std::string> fingerprint(const FlatLayout& layout, const DataParallelOptions& options);
 

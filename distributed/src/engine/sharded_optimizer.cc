@@ -73,6 +73,7 @@ struct ShardedOptimizer::Impl {
   std::vector<Shard> shards;
   int64_t num_updates = 0;
 
+  Result<std::vector<std::string>> prepare();
   Result<std::vector<std::string>> plan();
   template <typename T>
   void update_piece(Shard& shard, const Piece& piece, double schedule_factor, double grad_scale);
@@ -121,6 +122,12 @@ Result<std::vector<std::string>> ShardedOptimizer::Impl::plan() {
   return group_lines;
 }
 
+Result<std::vector<std::string>> ShardedOptimizer::Impl::prepare() {
+  LOCKSTEP_RETURN_IF_ERROR(check_schedule(options.schedule));
+  LOCKSTEP_ASSIGN_OR_RETURN(optimizer, make_optimizer(options.optimizer));
+  return plan();
+}
+
 template <typename T>
 void ShardedOptimizer::Impl::update_piece(Shard& shard, const Piece& piece, double schedule_factor,
                                           double grad_scale) {
@@ -147,12 +154,14 @@ Result<ShardedOptimizer> ShardedOptimizer::make(DataParallel& model,
   impl->options = options;
   impl->groups =
       options.groups.empty() ? std::vector<ParamGroup>{{"all", 1.0, std::nullopt}} : options.groups;
-  LOCKSTEP_RETURN_IF_ERROR(check_schedule(options.schedule));
-  LOCKSTEP_ASSIGN_OR_RETURN(impl->optimizer, make_optimizer(options.optimizer));
-  LOCKSTEP_ASSIGN_OR_RETURN(auto group_lines, impl->plan());
-  LOCKSTEP_RETURN_IF_ERROR(check_same_on_all_ranks(model.world().control_plane(), "optimizer",
-                                                   describe(options, *impl->optimizer, group_lines),
-                                                   Deadline::after_s(model.options().timeout_s)));
+  ControlPlane& plane = model.world().control_plane();
+  Deadline deadline = Deadline::after_s(model.options().timeout_s);
+  // What fails on one rank alone is voted on: a rank that just left would let the others wait.
+  auto group_lines = impl->prepare();
+  LOCKSTEP_RETURN_IF_ERROR(
+      plane.vote("optimizer", group_lines.is_ok() ? Status::ok() : group_lines.status(), deadline));
+  LOCKSTEP_RETURN_IF_ERROR(check_same_on_all_ranks(
+      plane, "optimizer", describe(options, *impl->optimizer, *group_lines), deadline));
   return ShardedOptimizer(std::move(impl));
 }
 

@@ -2,7 +2,6 @@
 
 #include <cmath>
 
-#include "lockstep/core/base/text.h"
 #include "lockstep/core/flat/norms.h"
 
 namespace lockstep {
@@ -28,18 +27,9 @@ double gradient_norm_of_sum(const std::vector<StepMessage>& messages,
 
 }  // namespace
 
-Status settle_step(const std::vector<StepMessage>& messages,
-                   std::span<const DataParallel::TrainableSpace> spaces,
-                   const std::vector<std::string>& parameter_names, StepGradients* out) {
-  for (size_t r = 1; r < messages.size(); ++r) {
-    if (messages[r].integer_buffers_hash != messages[0].integer_buffers_hash) {
-      return invalid_argument_error(
-          cat("step ", out->step,
-              ": an integer buffer of the module has one value after rank 0's "
-              "micro-batches and another after rank ",
-              r, "'s; it must not depend on the data"));
-    }
-  }
+void settle_step(const std::vector<StepMessage>& messages,
+                 std::span<const DataParallel::TrainableSpace> spaces,
+                 const std::vector<std::string>& parameter_names, StepGradients* out) {
   double weighted_loss = 0;
   for (const StepMessage& message : messages) {
     for (size_t i = 0; i < message.losses.size(); ++i) {
@@ -61,7 +51,6 @@ Status settle_step(const std::vector<StepMessage>& messages,
     for (const StepMessage& message : messages) used = used || message.parameter_used[p];
     if (!used) out->unused_parameters.push_back(parameter_names[p]);
   }
-  return Status::ok();
 }
 
 }  // namespace lockstep

@@ -7,16 +7,14 @@
 #include <string>
 #include <vector>
 
-#include "lockstep/core/base/status.h"
 #include "lockstep/distributed/data_parallel.h"
 #include "step_message.h"
 
 namespace lockstep {
 
-/// Fills `out` (whose step is set) from `messages`, in rank order. Errors: kInvalidArgument when
-/// ranks ended the step with different integer buffers.
-Status settle_step(const std::vector<StepMessage>& messages,
-                   std::span<const DataParallel::TrainableSpace> spaces,
-                   const std::vector<std::string>& parameter_names, StepGradients* out);
+/// Fills `out` (whose step is set) from `messages`, in rank order.
+void settle_step(const std::vector<StepMessage>& messages,
+                 std::span<const DataParallel::TrainableSpace> spaces,
+                 const std::vector<std::string>& parameter_names, StepGradients* out);
 
 }  // namespace lockstep

@@ -1,0 +1,351 @@
+// What DataParallel says when it is used wrongly, when ranks disagree, and when a rank fails; and
+// what it sends. Ranks are threads.
+#include "lockstep/distributed/data_parallel.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <cmath>
+
+#include "lockstep/core/base/deadline.h"
+#include "lockstep/distributed/sharded_optimizer.h"
+#include "odd_net.h"
+#include "stack_net.h"
+#include "step_message.h"
+
+namespace lockstep {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::UnorderedElementsAre;
+
+// A module with an integer buffer that a model should not have: it looks at the data.
+struct CountingNetImpl : torch::nn::Module {
+  CountingNetImpl() {
+    weight = register_parameter("weight", torch::ones({4}));
+    steady = register_buffer("steady", torch::zeros({2}, torch::kLong));
+    seen = register_buffer("seen", torch::zeros({2}, torch::kLong));
+  }
+  torch::Tensor forward(int64_t value) {
+    steady.add_(1);
+    seen.add_(value);
+    return weight.sum();
+  }
+  torch::Tensor weight, steady, seen;
+};
+TORCH_MODULE(CountingNet);
+
+WorldOptions quiet() {
+  return WorldOptions{Log::silent()};
+}
+
+template <typename Net, typename... Args>
+Net make_net(World& world, Args&&... args) {
+  std::unique_lock<std::mutex> lock;
+  if (world.process_lock() != nullptr) lock = std::unique_lock(*world.process_lock());
+  return Net(std::forward<Args>(args)...);
+}
+
+DataParallelOptions options_of(int64_t micro_batches) {
+  DataParallelOptions options;
+  options.micro_batches_per_step = micro_batches;
+  options.timeout_s = 20;
+  options.bucket_mib = 0;
+  return options;
+}
+
+torch::Tensor odd_loss(OddNet& net, bool use_sometimes = true) {
+  return net->forward(torch::arange(48, torch::kFloat).sin().reshape({4, 12}), use_sometimes)
+      .square()
+      .mean();
+}
+
+torch::Tensor stack_input() {
+  return torch::arange(2 * StackNetImpl::kWidth, torch::kFloat).sin().reshape({2, -1});
+}
+
+/// Runs `body` on each rank; returns what each of them came to. Nobody may hang.
+std::vector<Status> verdicts(int ranks, const std::function<Status(World&)>& body) {
+  std::vector<Status> all(static_cast<size_t>(ranks));
+  Stopwatch watch;
+  Status ran = World::run_threads(
+      ranks,
+      [&](World& world) {
+        all[static_cast<size_t>(world.world_rank())] = body(world);
+        return Status::ok();
+      },
+      quiet());
+  EXPECT_TRUE(ran.is_ok()) << ran.to_string();
+  EXPECT_LT(watch.elapsed_s(), 15) << "somebody waited for the deadline";
+  return all;
+}
+
+/// The one error that all ranks must have come to.
+std::string common_error(int ranks, const std::function<Status(World&)>& body,
+                         StatusCode code = StatusCode::kInvalidArgument) {
+  std::vector<Status> all = verdicts(ranks, body);
+  for (const Status& status : all) {
+    EXPECT_EQ(status.code(), code) << status.to_string();
+    EXPECT_EQ(status.message(), all[0].message());
+  }
+  return all[0].message();
+}
+
+std::string usage_error(const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const UsageError& error) {
+    return error.what();
+  }
+  ADD_FAILURE() << "no UsageError";
+  return "";
+}
+
+TEST(DataParallelUse, GradientsAreNotTheCallersToClearOrReplace) {
+  World world = World::solo(quiet());
+  OddNet net;
+  auto parallel = DataParallel::make(world, *net, options_of(3)).value();
+  auto first_of = [&](int64_t step, const std::function<void()>& then) {
+    for (MicroBatch mb : parallel.micro_batches(step)) {
+      parallel.backward(mb, odd_loss(net), 1);
+      then();
+    }
+  };
+  EXPECT_THAT(usage_error([&] { first_of(0, [&] { net->zero_grad(); }); }),
+              AllOf(HasSubstr("'tied'"), HasSubstr("zero_grad")));
+  OddNet other;
+  auto again = DataParallel::make(world, *other, options_of(1)).value();
+  MicroBatch mb = *again.micro_batches(0).begin();
+  other->head.mutable_grad() = torch::zeros_like(other->head);
+  EXPECT_THAT(usage_error([&] { again.backward(mb, odd_loss(other), 1); }), HasSubstr("'head'"));
+}
+
+TEST(DataParallelUse, ParametersAreNotTheCallersToReplace) {
+  World world = World::solo(quiet());
+  OddNet net;
+  auto parallel = DataParallel::make(world, *net, options_of(1)).value();
+  net->head.set_data(torch::zeros({160, 4}, torch::kDouble));
+  EXPECT_THAT(usage_error([&] { parallel.micro_batches(0).begin(); }),
+              AllOf(HasSubstr("'head'"), HasSubstr("replaced")));
+}
+
+TEST(DataParallelUse, BackwardBelongsToTheCurrentMicroBatch) {
+  World world = World::solo(quiet());
+  OddNet net;
+  auto parallel = DataParallel::make(world, *net, options_of(2)).value();
+  EXPECT_THAT(usage_error([&] { odd_loss(net).backward(); }), HasSubstr("outside a micro-batch"));
+  EXPECT_THAT(usage_error([&] {
+                parallel.backward({0, 0}, odd_loss(net), 1);
+              }),
+              HasSubstr("backward() for micro-batch 0"));
+  auto range = parallel.micro_batches(0);
+  auto it = range.begin();
+  EXPECT_THAT(usage_error([&] {
+                parallel.backward({0, 1}, odd_loss(net), 1);
+              }),
+              HasSubstr("the current one is 0 of step 0"));
+  EXPECT_THAT(usage_error([&] { ++it; }), HasSubstr("backward() was not called"));
+  EXPECT_THAT(usage_error([&] { parallel.reduce(0).status().ignore(); }), HasSubstr("at 0 of 2"));
+  EXPECT_THAT(usage_error([&] {
+                parallel.backward({0, 0}, torch::ones({2}), 1);
+              }),
+              HasSubstr("scalar"));
+  EXPECT_THAT(usage_error([&] {
+                parallel.backward({0, 0}, odd_loss(net), 0);
+              }),
+              HasSubstr("weight"));
+}
+
+TEST(DataParallelStep, FlagsLossesAndWeightsOfAllRanks) {
+  auto body = [](World& world) -> Status {
+    OddNet net = make_net<OddNet>(world);
+    LOCKSTEP_ASSIGN_OR_RETURN(auto parallel, DataParallel::make(world, *net, options_of(5)));
+    for (MicroBatch mb : parallel.micro_batches(0)) {
+      auto scale = static_cast<double>(mb.index + 1);
+      parallel.backward(mb, odd_loss(net, false) * 0 + scale, scale);
+    }
+    LOCKSTEP_ASSIGN_OR_RETURN(auto out, parallel.reduce(0, uint64_t{1} << world.world_rank()));
+    EXPECT_EQ(out.flags, 7u);
+    EXPECT_THAT(out.micro_batch_losses, ElementsAre(1, 2, 3, 4, 5));
+    EXPECT_EQ(out.total_weight, 15);
+    EXPECT_EQ(out.mean_loss, (1 + 4 + 9 + 16 + 25) / 15.0);
+    EXPECT_THAT(out.unused_parameters, UnorderedElementsAre("sometimes", "never"));
+    return Status::ok();
+  };
+  for (const Status& status : verdicts(3, body)) EXPECT_TRUE(status.is_ok()) << status.to_string();
+}
+
+TEST(DataParallelStep, LossThatIsNotFiniteIsKnownToAllRanks) {
+  auto body = [](World& world) -> Status {
+    OddNet net = make_net<OddNet>(world);
+    LOCKSTEP_ASSIGN_OR_RETURN(auto parallel, DataParallel::make(world, *net, options_of(5)));
+    LOCKSTEP_ASSIGN_OR_RETURN(auto optimizer, ShardedOptimizer::make(parallel, {}));
+    auto mean_before = net->norm->running_mean.clone();
+    for (MicroBatch mb : parallel.micro_batches(0)) {
+      double factor = mb.index == 3 ? INFINITY : 1;
+      parallel.backward(mb, odd_loss(net) * factor, 1);
+    }
+    LOCKSTEP_ASSIGN_OR_RETURN(auto out, parallel.reduce(0));
+    EXPECT_FALSE(out.is_finite);
+    EXPECT_EQ(out.first_bad_micro_batch, 3);
+    EXPECT_TRUE(torch::equal(net->norm->running_mean, mean_before));
+    EXPECT_THROW(optimizer.step(out).status().ignore(), UsageError);
+    for (MicroBatch mb : parallel.micro_batches(1)) {
+      // The root of 0 is 0, its slope is not finite.
+      auto bad = (net->sometimes * 0).sqrt().sum();
+      parallel.backward(mb, odd_loss(net) + (mb.index == 1 ? bad : bad.detach()), 1);
+    }
+    LOCKSTEP_ASSIGN_OR_RETURN(out, parallel.reduce(1));
+    EXPECT_FALSE(out.is_finite);
+    EXPECT_EQ(out.first_bad_micro_batch, -1);
+    return Status::ok();
+  };
+  for (const Status& status : verdicts(3, body)) EXPECT_TRUE(status.is_ok()) << status.to_string();
+}
+
+TEST(DataParallelStep, IntegerBufferThatDependsOnTheDataIsNamed) {
+  for (int ranks : {1, 2, 4}) {
+    std::string error = common_error(ranks, [](World& world) -> Status {
+      CountingNet net = make_net<CountingNet>(world);
+      LOCKSTEP_ASSIGN_OR_RETURN(auto parallel, DataParallel::make(world, *net, options_of(4)));
+      for (MicroBatch mb : parallel.micro_batches(0))
+        parallel.backward(mb, net->forward(mb.index / 2), 1);
+      return parallel.reduce(0).status();
+    });
+    EXPECT_THAT(error, AllOf(HasSubstr("seen"), HasSubstr("must not depend on the data"),
+                             Not(HasSubstr("steady"))));
+  }
+}
+
+// Rank 1 fails at each place where it can; the next step is as if nothing had been.
+TEST(DataParallelStep, FailureOfOneRankReachesAllAndLeavesNothingBehind) {
+  enum Where { kBeforeAll, kFirst, kLast, kInBackward };
+  for (Where where : {kBeforeAll, kFirst, kLast, kInBackward}) {
+    auto body = [where](World& world) -> Status {
+      StackNet net = make_net<StackNet>(world, 4);
+      LOCKSTEP_ASSIGN_OR_RETURN(auto parallel, DataParallel::make(world, *net, options_of(6)));
+      bool fails = world.world_rank() == 1;
+      int64_t last = parallel.micro_batch_range().end - 1;
+      MicroBatch current;
+      net->before_first_layer = [&] {
+        if (fails && where == kInBackward && current.index == last)
+          throw std::runtime_error("planned");
+      };
+      auto work = [&](int64_t step) {
+        if (fails && where == kBeforeAll) throw std::runtime_error("planned");
+        for (MicroBatch mb : parallel.micro_batches(step)) {
+          current = mb;
+          if (fails && where == kFirst) throw std::runtime_error("planned");
+          if (fails && where == kLast && mb.index == last) throw std::runtime_error("planned");
+          parallel.backward(mb, net(stack_input()), 1);
+        }
+      };
+      Status mine;
+      try {
+        work(0);
+      } catch (const std::exception& error) {
+        mine = internal_error(error.what());
+      }
+      Status failed = parallel.reduce(0, 0, mine).status();
+      fails = false;
+      work(1);
+      LOCKSTEP_ASSIGN_OR_RETURN(auto good, parallel.reduce(1));
+      EXPECT_TRUE(good.is_finite);
+      EXPECT_EQ(good.micro_batch_losses.size(), 6u);
+      return failed;
+    };
+    EXPECT_EQ(common_error(3, body, StatusCode::kInternal), "rank 1: planned") << where;
+  }
+}
+
+TEST(DataParallelStart, DifferentModelsAreNamed) {
+  EXPECT_THAT(common_error(3,
+                           [](World& world) {
+                             auto net = make_net<torch::nn::Linear>(
+                                 world, 8, world.world_rank() == 2 ? 5 : 4);
+                             return DataParallel::make(world, *net, options_of(3)).status();
+                           }),
+              AllOf(HasSubstr("weight"), HasSubstr("4,8"), HasSubstr("rank 2"), HasSubstr("5,8")));
+  EXPECT_THAT(common_error(2,
+                           [](World& world) {
+                             auto net = make_net<torch::nn::Linear>(world, 8, 4);
+                             if (world.world_rank() == 1) net->to(torch::kHalf);
+                             return DataParallel::make(world, *net, options_of(3)).status();
+                           }),
+              AllOf(HasSubstr("rank 1: "), HasSubstr("'weight'"), HasSubstr("F16")));
+}
+
+TEST(DataParallelStart, DifferentOptionsAreNamed) {
+  auto start = [](const std::function<void(DataParallelOptions&)>& change) {
+    return common_error(3, [&](World& world) {
+      auto net = make_net<torch::nn::Linear>(world, 8, 4);
+      DataParallelOptions options = options_of(6);
+      if (world.world_rank() == 1) change(options);
+      return DataParallel::make(world, *net, options).status();
+    });
+  };
+  EXPECT_THAT(start([](auto& o) { o.micro_batches_per_step = 8; }),
+              HasSubstr("rank 0 has 'micro_batches_per_step 6', rank 1 has "
+                        "'micro_batches_per_step 8'"));
+  EXPECT_THAT(start([](auto& o) { o.seed = 3; }), HasSubstr("rank 1 has 'seed 3'"));
+  EXPECT_THAT(start([](auto& o) { o.leaf_micro_batches = 0; }),
+              AllOf(HasSubstr("rank 1: "), HasSubstr("leaf_micro_batches (0)")));
+  EXPECT_THAT(start([](auto& o) { o.bucket_mib = -1; }), HasSubstr("bucket_mib (-1)"));
+}
+
+TEST(DataParallelStart, DifferentHyperparametersAreNamed) {
+  auto start = [](const std::function<void(ShardedOptimizerOptions&)>& change) {
+    return common_error(3, [&](World& world) -> Status {
+      auto net = make_net<torch::nn::Linear>(world, 8, 4);
+      LOCKSTEP_ASSIGN_OR_RETURN(auto parallel, DataParallel::make(world, *net, options_of(3)));
+      ShardedOptimizerOptions options;
+      if (world.world_rank() == 2) change(options);
+      return ShardedOptimizer::make(parallel, options).status();
+    });
+  };
+  EXPECT_THAT(start([](auto& o) { o.optimizer.learning_rate = 0.5; }),
+              AllOf(HasSubstr("rank 2 has"), HasSubstr("0.5")));
+  EXPECT_THAT(start([](auto& o) { o.clip_max_norm = 2; }),
+              HasSubstr("rank 0 has 'clip_max_norm 0', rank 2 has 'clip_max_norm 2'"));
+  EXPECT_THAT(start([](auto& o) { o.optimizer.name = "adam"; }),
+              AllOf(HasSubstr("rank 2: "), HasSubstr("adam")));
+  EXPECT_THAT(start([](auto& o) { o.group_of = [](std::string_view) { return size_t{4}; }; }),
+              AllOf(HasSubstr("rank 2: "), HasSubstr("group 4")));
+}
+
+// Reduce-scatter and all-gather along the tree: 2 (N - 1) / N of the gradients' bytes, and one
+// small message to each of the others.
+TEST(DataParallelStep, SendsNoByteMoreThanItMust) {
+  constexpr int kLayers = 8;
+  constexpr uint64_t kGradientBytes = kLayers * 16384 * sizeof(float);
+  for (int ranks : {2, 4, 8}) {
+    auto n = static_cast<uint64_t>(ranks);
+    StepMessageShape shape{16 / ranks, kLayers / ranks, kLayers};
+    uint64_t expected = 2 * (n - 1) * kGradientBytes / n + (n - 1) * shape.num_bytes();
+    auto body = [&](World& world) -> Status {
+      StackNet net = make_net<StackNet>(world, kLayers);
+      DataParallelOptions options = options_of(16);
+      options.bucket_mib = 0.25;
+      LOCKSTEP_ASSIGN_OR_RETURN(auto parallel, DataParallel::make(world, *net, options));
+      LOCKSTEP_ASSIGN_OR_RETURN(auto optimizer, ShardedOptimizer::make(parallel, {}));
+      for (int64_t step = 0; step < 2; ++step) {
+        uint64_t before = world.communicator().num_bytes_sent();
+        for (MicroBatch mb : parallel.micro_batches(step))
+          parallel.backward(mb, net(stack_input()), 1);
+        LOCKSTEP_ASSIGN_OR_RETURN(auto gradients, parallel.reduce(step));
+        LOCKSTEP_RETURN_IF_ERROR(optimizer.step(gradients).status());
+        EXPECT_EQ(world.communicator().num_bytes_sent() - before, expected) << ranks << " ranks";
+      }
+      return Status::ok();
+    };
+    for (const Status& status : verdicts(ranks, body))
+      EXPECT_TRUE(status.is_ok()) << status.to_string();
+  }
+}
+
+}  // namespace
+}  // namespace lockstep

@@ -1,0 +1,146 @@
+// Ranks that are processes: buckets are exchanged while backward goes on, and when they are
+// exchanged does not change a bit. Every rank runs every test.
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <chrono>
+#include <thread>
+
+#include "distributed/mpi_test_world.h"
+#include "lockstep/core/base/hash.h"
+#include "lockstep/distributed/data_parallel.h"
+#include "lockstep/distributed/sharded_optimizer.h"
+#include "stack_net.h"
+
+namespace lockstep {
+namespace {
+
+constexpr int kNumLayers = 6;
+constexpr int kNumSteps = 5;
+
+struct Outcome {
+  std::string params_hash;
+  int num_buckets = 0;
+  int most_reduced = 0;  ///< during backward, in the best of the steps
+  CommSchedule schedule = CommSchedule::kAuto;
+};
+
+Outcome train(World& world, CommSchedule schedule, std::chrono::milliseconds delay) {
+  torch::manual_seed(5);
+  StackNet net(kNumLayers);
+  DataParallelOptions options;
+  options.micro_batches_per_step = 4;
+  options.schedule = schedule;
+  options.bucket_mib = 0;
+  options.timeout_s = 60;
+  auto parallel = DataParallel::make(world, *net, options).value();
+  ShardedOptimizerOptions adam;
+  adam.optimizer.learning_rate = 0.01;
+  auto optimizer = ShardedOptimizer::make(parallel, adam).value();
+  if (delay.count() > 0) net->before_first_layer = [&] { std::this_thread::sleep_for(delay); };
+  Outcome outcome;
+  outcome.schedule = parallel.schedule();
+  for (int64_t step = 0; step < kNumSteps; ++step) {
+    for (MicroBatch mb : parallel.micro_batches(step)) {
+      auto x = torch::arange(4 * StackNetImpl::kWidth, torch::kFloat)
+                   .add(100 * step + mb.index)
+                   .sin()
+                   .reshape({4, StackNetImpl::kWidth});
+      auto loss = net(x);
+      // Backward of the last micro-batch starts at the same time everywhere, however busy the
+      // machine is.
+      if (mb.index + 1 == parallel.micro_batch_range().end) {
+        Status here = world.control_plane().barrier("backward", Deadline::after_s(60));
+        EXPECT_TRUE(here.is_ok()) << here.to_string();
+      }
+      parallel.backward(mb, loss, 1);
+    }
+    auto gradients = parallel.reduce(step);
+    EXPECT_TRUE(gradients.is_ok()) << gradients.status().to_string();
+    EXPECT_TRUE(optimizer.step(*gradients).is_ok());
+    outcome.num_buckets = parallel.overlap().num_buckets;
+    outcome.most_reduced =
+        std::max(outcome.most_reduced, parallel.overlap().num_reduced_during_backward);
+  }
+  std::string bytes;
+  for (const auto& parameter : net->parameters())
+    bytes.append(static_cast<const char*>(parameter.const_data_ptr()), parameter.nbytes());
+  outcome.params_hash = xxh3_128(bytes).hex();
+  return outcome;
+}
+
+void expect_overlap(CommSchedule schedule) {
+  Outcome outcome = train(testing::mpi_world(), schedule, std::chrono::milliseconds(50));
+  EXPECT_EQ(outcome.schedule, schedule);
+  EXPECT_EQ(outcome.num_buckets, kNumLayers);
+  EXPECT_GE(outcome.most_reduced, kNumLayers - 1);
+}
+
+TEST(Overlap, OnAThreadAllBucketsButTheLastAreExchangedBeforeBackwardEnds) {
+  expect_overlap(CommSchedule::kThread);
+}
+
+TEST(Overlap, InlineAllBucketsButTheLastAreExchangedBeforeBackwardEnds) {
+  expect_overlap(CommSchedule::kInline);
+}
+
+TEST(Overlap, NoneAfterBackward) {
+  Outcome outcome =
+      train(testing::mpi_world(), CommSchedule::kAfterBackward, std::chrono::milliseconds(0));
+  EXPECT_EQ(outcome.num_buckets, kNumLayers);
+  EXPECT_EQ(outcome.most_reduced, 0);
+}
+
+TEST(Overlap, ScheduleDoesNotChangeABit) {
+  World solo = World::solo(WorldOptions{Log::silent()});
+  std::string expected = train(solo, CommSchedule::kAuto, std::chrono::milliseconds(0)).params_hash;
+  for (CommSchedule schedule : {CommSchedule::kAuto, CommSchedule::kInline, CommSchedule::kThread,
+                                CommSchedule::kAfterBackward}) {
+    EXPECT_EQ(train(testing::mpi_world(), schedule, std::chrono::milliseconds(0)).params_hash,
+              expected)
+        << static_cast<int>(schedule);
+  }
+}
+
+// A backward that fails after some of its buckets are on their way must not leave the peers behind.
+TEST(Overlap, FailureInTheMiddleOfBackwardReachesEveryRank) {
+  World& world = testing::mpi_world();
+  for (CommSchedule schedule : {CommSchedule::kInline, CommSchedule::kThread}) {
+    torch::manual_seed(5);
+    StackNet net(kNumLayers);
+    DataParallelOptions options;
+    options.micro_batches_per_step = world.world_size();
+    options.schedule = schedule;
+    options.bucket_mib = 0;
+    options.timeout_s = 30;
+    auto parallel = DataParallel::make(world, *net, options).value();
+    bool fails = world.world_rank() == world.world_size() - 1;
+    net->before_first_layer = [&] {
+      if (fails) throw std::runtime_error("no memory");
+    };
+    for (int64_t step : {0, 1}) {
+      Status mine;
+      for (MicroBatch mb : parallel.micro_batches(step)) {
+        try {
+          parallel.backward(mb, net(torch::ones({2, StackNetImpl::kWidth})), 1);
+        } catch (const std::exception& error) {
+          mine = internal_error(error.what());
+        }
+        if (!mine.is_ok()) break;
+      }
+      auto gradients = parallel.reduce(step, 0, mine);
+      if (step == 0) {
+        EXPECT_EQ(gradients.status().code(), StatusCode::kInternal);
+        EXPECT_NE(gradients.status().message().find(cat("rank ", world.world_size() - 1, ": no")),
+                  std::string::npos)
+            << gradients.status().to_string();
+      } else {
+        EXPECT_TRUE(gradients.is_ok()) << gradients.status().to_string();
+      }
+      fails = false;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lockstep
