@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "kernel_variants.h"
+#include "../flat/kernel_variants.h"
 
 namespace lockstep {
 
