@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "../flat/kernel_variants.h"
+#include "kernel_variants.h"
 
 namespace lockstep {
 
