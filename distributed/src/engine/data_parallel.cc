@@ -132,9 +132,9 @@ void DataParallel::Impl::plan() {
   message_out.resize(message_shape.num_bytes());
   messages_in.resize(message_shape.num_bytes() * static_cast<size_t>(size));
 
-  FoldPlan gradient_fold = fold;
-  if (native) gradient_fold = FoldPlan{1, {FoldStep{0, {}}}, {leaves}};
+  FoldPlan gradient_fold = native ? FoldPlan{1, {FoldStep{0, {}}}, {leaves}} : fold;
   gradients = std::make_unique<GradientStore>(model, std::move(buckets), gradient_fold,
+                                              native ? micro_batches.num_leaves() : leaf,
                                               [this](size_t bucket) { on_bucket_ready(bucket); });
   buffers = std::make_unique<BufferStore>(model, communicator, fold, num_leaves,
                                           options.micro_batches_per_step);
@@ -364,6 +364,7 @@ void DataParallel::backward(const MicroBatch& micro_batch, const at::Tensor& mea
                  " elements");
   LOCKSTEP_CHECK(weight > 0 && std::isfinite(weight),
                  "the weight of a micro-batch must be positive, found ", weight);
+  impl.gradients->check_untouched();
   impl.losses.push_back(mean_loss.item<double>());
   impl.weights.push_back(weight);
   impl.in_backward = true;

@@ -4,6 +4,8 @@
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "lockstep/core/base/check.h"
@@ -23,9 +25,40 @@ class GradientStore::Hook final : public torch::autograd::PostAccumulateGradHook
   size_t parameter_;
 };
 
+namespace {
+
+constexpr int64_t kZerosElems = 4096;
+alignas(64) constexpr std::array<double, kZerosElems> kZeros{};
+
+// The buffers that a fold needs: the last slot is only ever written by leaves that are added to
+// their left neighbour in the same step, which leaves of one micro-batch do without a buffer.
+int slots_needed(const FoldPlan& fold, int64_t leaf_micro_batches) {
+  if (leaf_micro_batches > 1) return fold.num_slots;
+  int needed = 1;
+  for (const FoldStep& step : fold.steps)
+    needed = std::max(needed, step.merges.empty() ? step.slot + 1 : step.slot);
+  return needed;
+}
+
+// Whether the elements of `grad` lie in memory as those of `view`: one run, in the same order.
+// Autograd's contract for parameters that are dense, as ours are.
+bool has_layout_of(const at::Tensor& grad, const at::Tensor& view) {
+  if (grad.layout() != at::kStrided || grad.scalar_type() != view.scalar_type() ||
+      grad.sizes() != view.sizes())
+    return false;
+  for (int64_t i = 0; i < grad.dim(); ++i) {
+    if (grad.size(i) > 1 && grad.stride(i) != view.stride(i)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
 GradientStore::GradientStore(const FlatModel& model, std::vector<GradientBucket> buckets,
-                             FoldPlan fold, std::function<void(size_t)> on_bucket_ready)
+                             FoldPlan fold, int64_t leaf_micro_batches,
+                             std::function<void(size_t)> on_bucket_ready)
     : fold_(std::move(fold)),
+      num_slots_(slots_needed(fold_, leaf_micro_batches)),
       buckets_(std::move(buckets)),
       on_bucket_ready_(std::move(on_bucket_ready)) {
   const auto& spaces = model.layout().spaces();
@@ -36,7 +69,7 @@ GradientStore::GradientStore(const FlatModel& model, std::vector<GradientBucket>
     space_indices_.push_back(static_cast<int>(s));
     dtypes_.push_back(spaces[s].dtype);
     auto& slots = slots_.emplace_back();
-    for (int i = 0; i < fold_.num_slots; ++i) slots.push_back(at::zeros_like(model.storages()[s]));
+    for (int i = 0; i < num_slots_; ++i) slots.push_back(at::zeros_like(model.storages()[s]));
   }
   overlapping_.assign(buckets_.size(), 0);
   for (const PlacedTensor& item : model.tensors()) {
@@ -44,11 +77,11 @@ GradientStore::GradientStore(const FlatModel& model, std::vector<GradientBucket>
     if (t < 0) continue;
     const TensorPlace& place = spaces[static_cast<size_t>(item.space_index)]
                                    .tensors[static_cast<size_t>(item.tensor_index)];
-    Parameter parameter{item.tensor, {}, {}, false};
+    Parameter parameter{item.tensor, {}, {}, t, place.offset_elems, place.spec.num_elems()};
     for (const at::Tensor& slot : slots_[static_cast<size_t>(t)]) {
       parameter.views.push_back(model.view(slot, item.space_index, item.tensor_index));
     }
-    int64_t first = place.offset_elems, end = first + place.spec.num_elems();
+    int64_t first = parameter.first_elem, end = first + parameter.num_elems;
     for (size_t b = 0; b < buckets_.size(); ++b) {
       if (buckets_[b].trainable_index != t || buckets_[b].elems.end <= first ||
           end <= buckets_[b].elems.first)
@@ -88,39 +121,38 @@ void GradientStore::begin_step() {
   next_ready_ = 0;
 }
 
-void GradientStore::check_gradient_is_view(size_t index) const {
-  const Parameter& parameter = parameters_[index];
-  const at::Tensor& grad = parameter.tensor.grad();
-  const at::Tensor& view = parameter.views[static_cast<size_t>(current_slot_)];
-  LOCKSTEP_CHECK(grad.defined() && grad.const_data_ptr() == view.const_data_ptr(),
-                 "the gradient of '", names_[index],
-                 "' was replaced; do not call zero_grad() or assign grad: DataParallel clears "
-                 "gradients itself");
+std::byte* GradientStore::elems_of_slot(int trainable_index, int slot, int64_t first_elem) const {
+  Dtype dtype = dtypes_[static_cast<size_t>(trainable_index)];
+  return static_cast<std::byte*>(slot_data(trainable_index, slot)) +
+         first_elem * dtype_size_bytes(dtype);
+}
+
+void GradientStore::check_untouched() const {
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const Parameter& parameter = parameters_[i];
+    const at::Tensor& grad = parameter.tensor.grad();
+    const void* expected = nullptr;
+    if (parameter.is_in_leaf)
+      expected = parameter.views[static_cast<size_t>(fold_step().slot)].const_data_ptr();
+    LOCKSTEP_CHECK((grad.defined() ? grad.const_data_ptr() : nullptr) == expected,
+                   "the gradient of '", names_[i],
+                   "' was set or cleared by the caller; do not call zero_grad() between "
+                   "micro-batches or assign grad: DataParallel clears gradients itself");
+  }
 }
 
 void GradientStore::begin_micro_batch(const LeafPosition& position) {
   LOCKSTEP_CHECK(!in_micro_batch_,
                  "a micro-batch is still under way: call backward() for each one");
-  const FoldStep& step = fold_.steps[static_cast<size_t>(position.fold_step)];
-  if (current_slot_ >= 0) {
-    for (size_t i = 0; i < parameters_.size(); ++i) check_gradient_is_view(i);
+  position_ = position;
+  for (Parameter& parameter : parameters_) {
+    parameter.has_fired = false;
+    if (!position.is_first) continue;
+    parameter.is_in_leaf = false;
+    parameter.tensor.mutable_grad() = at::Tensor();
   }
-  if (position.is_first) {
-    for (auto& slots : slots_) {
-      at::Tensor& slot = slots[static_cast<size_t>(step.slot)];
-      std::memset(slot.mutable_data_ptr(), 0, slot.nbytes());
-    }
-  }
-  if (current_slot_ != step.slot) {
-    for (Parameter& parameter : parameters_) {
-      parameter.tensor.mutable_grad() = parameter.views[static_cast<size_t>(step.slot)];
-    }
-    current_slot_ = step.slot;
-  }
-  for (Parameter& parameter : parameters_) parameter.has_fired = false;
   pending_ = overlapping_;
   complete_.assign(buckets_.size(), false);
-  position_ = position;
   in_micro_batch_ = true;
 }
 
@@ -131,7 +163,7 @@ void GradientStore::on_gradient(size_t index) {
   LOCKSTEP_CHECK(
       !parameter.has_fired, "'", names_[index],
       "' received a gradient twice in one backward (a re-entrant backward inside the model?)");
-  check_gradient_is_view(index);
+  if (!parameter.is_in_leaf) take_first(parameter, names_[index]);
   parameter.has_fired = true;
   used_[index] = true;
   if (!position_.is_last) return;
@@ -140,18 +172,57 @@ void GradientStore::on_gradient(size_t index) {
   }
 }
 
+void GradientStore::take_first(Parameter& parameter, const std::string& name) {
+  at::Tensor grad = std::move(parameter.tensor.mutable_grad());
+  parameter.tensor.mutable_grad() = at::Tensor();
+  LOCKSTEP_CHECK(grad.defined() && has_layout_of(grad, parameter.views[0]), "the gradient of '",
+                 name,
+                 "' is not a dense tensor of the parameter's shape and dtype (a sparse "
+                 "embedding?); only dense gradients can be reduced");
+  const void* values = grad.const_data_ptr();
+  int t = parameter.trainable_index, slot = fold_step().slot;
+  if (is_added_at_once()) {
+    add(t, fold_step().merges[0].into, parameter.first_elem, values, parameter.num_elems);
+  } else {
+    std::memcpy(elems_of_slot(t, slot, parameter.first_elem), values, grad.nbytes());
+    if (!position_.is_last)
+      parameter.tensor.mutable_grad() = parameter.views[static_cast<size_t>(slot)];
+  }
+  parameter.is_in_leaf = true;
+}
+
+void GradientStore::take_zeros(Parameter& parameter) {
+  int t = parameter.trainable_index, slot = fold_step().slot;
+  int64_t first = parameter.first_elem, n = parameter.num_elems;
+  if (!is_added_at_once()) {
+    size_t num_bytes = static_cast<size_t>(n * dtype_size_bytes(dtypes_[static_cast<size_t>(t)]));
+    std::memset(elems_of_slot(t, slot, first), 0, num_bytes);
+    return;
+  }
+  // Adding zero is not nothing: it turns -0 into +0, as it does where the zeros have a buffer.
+  for (int64_t done = 0; done < n; done += kZerosElems) {
+    add(t, fold_step().merges[0].into, first + done, kZeros.data(),
+        std::min(kZerosElems, n - done));
+  }
+}
+
+void GradientStore::add(int trainable_index, int into_slot, int64_t first_elem, const void* from,
+                        int64_t num_elems) {
+  void* into = elems_of_slot(trainable_index, into_slot, first_elem);
+  if (dtypes_[static_cast<size_t>(trainable_index)] == Dtype::kF32) {
+    add_into(static_cast<float*>(into), static_cast<const float*>(from), num_elems);
+  } else {
+    add_into(static_cast<double*>(into), static_cast<const double*>(from), num_elems);
+  }
+}
+
 void GradientStore::complete(size_t b) {
   const GradientBucket& bucket = buckets_[b];
-  const FoldStep& step = fold_.steps[static_cast<size_t>(position_.fold_step)];
-  for (const FoldMerge& merge : step.merges) {
-    void* into = slot_data(bucket.trainable_index, merge.into);
-    const void* from = slot_data(bucket.trainable_index, merge.from);
-    int64_t first = bucket.elems.first, n = bucket.elems.num_elems();
-    if (dtypes_[static_cast<size_t>(bucket.trainable_index)] == Dtype::kF32) {
-      add_into(static_cast<float*>(into) + first, static_cast<const float*>(from) + first, n);
-    } else {
-      add_into(static_cast<double*>(into) + first, static_cast<const double*>(from) + first, n);
-    }
+  const auto& merges = fold_step().merges;
+  for (size_t i = is_added_at_once() ? 1 : 0; i < merges.size(); ++i) {
+    add(bucket.trainable_index, merges[i].into, bucket.elems.first,
+        elems_of_slot(bucket.trainable_index, merges[i].from, bucket.elems.first),
+        bucket.elems.num_elems());
   }
   complete_[b] = true;
   if (position_.fold_step + 1 != static_cast<int64_t>(fold_.steps.size())) return;
@@ -161,6 +232,9 @@ void GradientStore::complete(size_t b) {
 void GradientStore::finish_micro_batch() {
   LOCKSTEP_CHECK(in_micro_batch_, "no micro-batch is under way");
   if (position_.is_last) {
+    for (Parameter& parameter : parameters_) {
+      if (!parameter.is_in_leaf) take_zeros(parameter);
+    }
     for (size_t b = 0; b < buckets_.size(); ++b) {
       if (!complete_[b]) complete(b);
     }

@@ -1,8 +1,10 @@
 #pragma once
 // GradientStore: the flat gradient buffers of a model and the folding of micro-batches along the
-// reduction tree. Backward accumulates straight into views of the current leaf's buffer; as soon as
-// every parameter of a bucket has its gradient, the bucket is folded, and after the rank's last
-// leaf it is announced. Must not know: other ranks.
+// reduction tree. A parameter's first gradient of a leaf is taken from autograd as it is and copied
+// or, where the tree adds this leaf at once, added to its place while it is in cache; further
+// micro-batches of the leaf are accumulated there by autograd itself. As soon as every parameter of
+// a bucket has its gradient, the bucket is folded, and after the rank's last leaf it is announced.
+// Must not know: other ranks.
 
 #include <ATen/core/Tensor.h>
 
@@ -28,25 +30,29 @@ struct GradientBucket {
 /// Where one micro-batch stands among those of this rank.
 struct LeafPosition {
   int64_t fold_step = 0;  ///< index into FoldPlan::steps
-  bool is_first = true;   ///< the first micro-batch of its leaf: the buffer is zeroed
+  bool is_first = true;   ///< the first micro-batch of its leaf
   bool is_last = true;    ///< the last one: buckets are folded
 };
 
 class GradientStore {
  public:
   /// `on_bucket_ready(i)` is called in ascending i, inside backward or finish_micro_batch, after
-  /// the rank's last leaf was folded for buckets[i]. Puts hooks on the module's parameters; the
-  /// store must outlive every backward.
+  /// the rank's last leaf was folded for buckets[i]. `leaf_micro_batches`: the most that a leaf
+  /// has; with 1 a leaf that is added at once needs no buffer. Puts hooks on the module's
+  /// parameters; the store must outlive every backward.
   GradientStore(const FlatModel& model, std::vector<GradientBucket> buckets, FoldPlan fold,
-                std::function<void(size_t)> on_bucket_ready);
+                int64_t leaf_micro_batches, std::function<void(size_t)> on_bucket_ready);
   ~GradientStore();
   GradientStore(const GradientStore&) = delete;
   GradientStore& operator=(const GradientStore&) = delete;
 
   /// Forgets what was announced and used in the step before.
   void begin_step();
-  /// Points the parameters' gradients at the leaf's buffer.
+  /// Makes ready for one backward: at a leaf's first micro-batch no parameter has a gradient.
   void begin_micro_batch(const LeafPosition& position);
+  /// Before backward: throws UsageError naming the first parameter whose gradient the caller has
+  /// set, or has cleared in the middle of a leaf.
+  void check_untouched() const;
   /// After backward: parameters that got no gradient count as zero; folds and announces what is
   /// left.
   void finish_micro_batch();
@@ -56,7 +62,7 @@ class GradientStore {
 
   /// Data of one buffer of a trainable space.
   void* slot_data(int trainable_index, int slot) const;
-  int num_slots() const { return fold_.num_slots; }
+  int num_slots() const { return num_slots_; }
   uint64_t bytes_per_slot() const;
   const std::vector<GradientBucket>& buckets() const { return buckets_; }
   /// By trainable parameter: whether it had a gradient in this step.
@@ -69,13 +75,28 @@ class GradientStore {
     at::Tensor tensor;
     std::vector<at::Tensor> views;  ///< one a slot
     std::vector<size_t> buckets;    ///< that it overlaps
-    bool has_fired = false;
+    int trainable_index = 0;
+    int64_t first_elem = 0, num_elems = 0;  ///< in its space
+    bool has_fired = false;                 ///< in this micro-batch
+    bool is_in_leaf = false;                ///< the leaf has a gradient of it
   };
   void on_gradient(size_t parameter);
-  void check_gradient_is_view(size_t parameter) const;
+  void take_first(Parameter& parameter, const std::string& name);
+  void take_zeros(Parameter& parameter);
+  void add(int trainable_index, int into_slot, int64_t first_elem, const void* from,
+           int64_t num_elems);
   void complete(size_t bucket);
+  std::byte* elems_of_slot(int trainable_index, int slot, int64_t first_elem) const;
+  const FoldStep& fold_step() const {
+    return fold_.steps[static_cast<size_t>(position_.fold_step)];
+  }
+  /// Whether the leaf under way goes to its left neighbour in the tree without a buffer of its own.
+  bool is_added_at_once() const {
+    return position_.is_first && position_.is_last && !fold_step().merges.empty();
+  }
 
   FoldPlan fold_;
+  int num_slots_ = 0;
   std::vector<GradientBucket> buckets_;
   std::function<void(size_t)> on_bucket_ready_;
   std::vector<int> space_indices_;              ///< of the trainable spaces, in the layout
@@ -90,7 +111,6 @@ class GradientStore {
   size_t next_ready_ = 0;
   LeafPosition position_;
   bool in_micro_batch_ = false;
-  int current_slot_ = -1;
 };
 
 }  // namespace lockstep

@@ -108,7 +108,9 @@ std::string usage_error(const std::function<void()>& body) {
 TEST(DataParallelUse, GradientsAreNotTheCallersToClearOrReplace) {
   World world = World::solo(quiet());
   OddNet net;
-  auto parallel = DataParallel::make(world, *net, options_of(3)).value();
+  DataParallelOptions options = options_of(4);
+  options.leaf_micro_batches = 2;
+  auto parallel = DataParallel::make(world, *net, options).value();
   auto first_of = [&](int64_t step, const std::function<void()>& then) {
     for (MicroBatch mb : parallel.micro_batches(step)) {
       parallel.backward(mb, odd_loss(net), 1);
@@ -122,6 +124,51 @@ TEST(DataParallelUse, GradientsAreNotTheCallersToClearOrReplace) {
   MicroBatch mb = *again.micro_batches(0).begin();
   other->head.mutable_grad() = torch::zeros_like(other->head);
   EXPECT_THAT(usage_error([&] { again.backward(mb, odd_loss(other), 1); }), HasSubstr("'head'"));
+}
+
+TEST(DataParallelUse, SparseGradientsAreRefusedByName) {
+  World world = World::solo(quiet());
+  torch::nn::Embedding net(torch::nn::EmbeddingOptions(8, 4).sparse(true));
+  auto parallel = DataParallel::make(world, *net, options_of(1)).value();
+  MicroBatch mb = *parallel.micro_batches(0).begin();
+  EXPECT_THAT(usage_error([&] { parallel.backward(mb, net(torch::arange(3)).sum(), 1); }),
+              AllOf(HasSubstr("'weight'"), HasSubstr("dense")));
+}
+
+// A gradient of -0, and a parameter that only every other micro-batch uses: whether its zeros have
+// a buffer (the leaf is a rank's first) or not must not show.
+TEST(DataParallelStep, MissingGradientsAddZeroWhereverTheyAre) {
+  struct Net : torch::nn::Module {
+    torch::Tensor sometimes = register_parameter("sometimes", torch::ones({5}));
+    torch::Tensor always = register_parameter("always", torch::ones({3}));
+  };
+  std::vector<std::string> sums;
+  for (int ranks : {1, 2, 3, 4}) {
+    for (bool is_even_used : {true, false}) {
+      std::string bytes;
+      verdicts(ranks, [&](World& world) {
+        Net net;
+        auto parallel = DataParallel::make(world, net, options_of(4)).value();
+        for (MicroBatch mb : parallel.micro_batches(0)) {
+          torch::Tensor loss = (net.always * static_cast<double>(mb.index + 1)).sum();
+          if ((mb.index % 2 == 0) == is_even_used) loss = loss + (net.sometimes * -0.0).sum();
+          parallel.backward(mb, loss, 1);
+        }
+        parallel.reduce(0).value();
+        const auto& space = parallel.trainable_spaces()[0];
+        if (space.plan->num_owned_blocks(world.world_rank()) > 0)
+          bytes.assign(static_cast<const char*>(space.gradient_sums),
+                       static_cast<size_t>(space.space->num_elems) * sizeof(float));
+        return Status::ok();
+      });
+      ASSERT_FALSE(bytes.empty());
+      sums.push_back(bytes);
+    }
+  }
+  for (const std::string& sum : sums) EXPECT_TRUE(sum == sums[0]) << &sum - sums.data();
+  float first = 1;
+  std::memcpy(&first, sums[0].data(), sizeof(first));
+  EXPECT_TRUE(first == 0 && !std::signbit(first)) << first;
 }
 
 TEST(DataParallelUse, ParametersAreNotTheCallersToReplace) {
