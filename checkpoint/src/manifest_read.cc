@@ -30,9 +30,9 @@ Status check_own_hash(std::string_view text, std::string_view where) {
 }
 
 std::optional<SpaceRole> parse_role(std::string_view text) {
-  if (text == "trainable") return SpaceRole::kTrainable;
-  if (text == "frozen") return SpaceRole::kFrozen;
-  if (text == "buffer") return SpaceRole::kBuffer;
+  for (SpaceRole role : {SpaceRole::kTrainable, SpaceRole::kFrozen, SpaceRole::kBuffer}) {
+    if (text == space_role_name(role)) return role;
+  }
   return std::nullopt;
 }
 

@@ -29,18 +29,6 @@ std::string texts(const std::vector<std::string>& values) {
   return cat("[", listed(values, ",", [](const std::string& v) { return json_quoted(v); }), "]");
 }
 
-std::string_view role_text(SpaceRole role) {
-  switch (role) {
-    case SpaceRole::kTrainable:
-      return "trainable";
-    case SpaceRole::kFrozen:
-      return "frozen";
-    case SpaceRole::kBuffer:
-      break;
-  }
-  return "buffer";
-}
-
 std::string metric_text(const std::pair<const std::string, double>& metric) {
   const std::string value = std::isfinite(metric.second) ? cat(metric.second) : "null";
   return cat(json_quoted(metric.first), ":{\"bits\":\"",
@@ -59,7 +47,7 @@ std::string space_text(const StateSchema& schema, const FlatSpace& space) {
   for (const StateKind& kind : schema.kinds) {
     if (kind.space == space.name) kinds.push_back(kind.kind);
   }
-  return cat("  {\"name\":", json_quoted(space.name), ",\"role\":\"", role_text(space.role),
+  return cat("  {\"name\":", json_quoted(space.name), ",\"role\":\"", space_role_name(space.role),
              "\",\"dtype\":\"", dtype_name(space.dtype), "\",\"num_elems\":", space.num_elems,
              ",\"kinds\":", texts(kinds), ",\"tensors\":[\n",
              listed(space.tensors, ",\n", tensor_text), "]}");

@@ -23,18 +23,6 @@ int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-std::string_view role_name(SpaceRole role) {
-  switch (role) {
-    case SpaceRole::kTrainable:
-      return "trainable";
-    case SpaceRole::kFrozen:
-      return "frozen";
-    case SpaceRole::kBuffer:
-      return "buffer";
-  }
-  LOCKSTEP_CHECK(false, "space role number ", static_cast<int>(role));
-}
-
 // Names are fields of the line-based canonical text and of file formats: no control characters.
 Status check_name(const std::string& name) {
   if (name.empty()) return invalid_argument_error("a tensor has an empty name");
@@ -141,7 +129,19 @@ ElemRun FlatSpace::elems_of(BlockRun blocks) const {
 }
 
 std::string flat_space_name(SpaceRole role, Dtype dtype) {
-  return cat(role_name(role), ".", dtype_name(dtype));
+  return cat(space_role_name(role), ".", dtype_name(dtype));
+}
+
+std::string_view space_role_name(SpaceRole role) {
+  switch (role) {
+    case SpaceRole::kTrainable:
+      return "trainable";
+    case SpaceRole::kFrozen:
+      return "frozen";
+    case SpaceRole::kBuffer:
+      return "buffer";
+  }
+  LOCKSTEP_CHECK(false, "space role number ", static_cast<int>(role));
 }
 
 std::string_view value_kind(SpaceRole role) {

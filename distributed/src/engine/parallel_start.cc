@@ -1,11 +1,8 @@
 #include "parallel_start.h"
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <torch/version.h>
-
-#include <mutex>
 
 #include "lockstep/core/base/environment.h"
 #include "lockstep/core/base/text.h"
@@ -19,12 +16,6 @@ void set_compute_mode(int intra_op_threads) {
   context.setDeterministicFillUninitializedMemory(false);
   context.setBenchmarkCuDNN(false);
   context.setFlushDenormal(false);
-}
-
-void seed_generators(uint64_t seed) {
-  at::Generator generator = at::detail::getDefaultCPUGenerator();
-  std::lock_guard lock(generator.mutex());
-  generator.set_current_seed(seed);
 }
 
 Status check_options(const DataParallelOptions& options, int world_size) {

@@ -14,8 +14,6 @@ namespace lockstep {
 
 /// Puts LibTorch into the one mode in which its numbers depend on the inputs alone.
 void set_compute_mode(int intra_op_threads);
-/// Seeds LibTorch's default generator (which takes 32 bits of it).
-void seed_generators(uint64_t seed);
 /// Errors: kInvalidArgument for a number below 1, or more ranks than leaves.
 Status check_options(const DataParallelOptions& options, int world_size);
 /// Errors: kInvalidArgument naming a parameter that is neither F32 nor F64.

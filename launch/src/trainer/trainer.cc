@@ -1,7 +1,5 @@
 #include "lockstep/launch/trainer.h"
 
-#include <ATen/CPUGeneratorImpl.h>
-
 #include <algorithm>
 #include <cstdio>
 
@@ -11,6 +9,7 @@
 #include "lockstep/core/base/text.h"
 #include "lockstep/core/train/metrics_file.h"
 #include "lockstep/distributed/agreement.h"
+#include "lockstep/distributed/random.h"
 #include "lockstep/launch/lifecycle.h"
 #include "progress.h"
 #include "training_engine.h"
@@ -111,13 +110,7 @@ Status Trainer::Impl::resolve_recipe() {
 Status Trainer::Impl::make_model() {
   const Recipe& recipe = parts.recipe;
   {
-    std::unique_lock<std::mutex> lock;
-    if (world->process_lock() != nullptr) lock = std::unique_lock(*world->process_lock());
-    at::Generator generator = at::detail::getDefaultCPUGenerator();
-    {
-      std::lock_guard generator_lock(generator.mutex());
-      generator.set_current_seed(static_cast<uint64_t>(recipe.train().seed));
-    }
+    auto lock = lock_and_seed_generators(*world, static_cast<uint64_t>(recipe.train().seed));
     auto made = parts.make_model(parts.data.train->spec(), recipe);
     Status mine = made.is_ok() ? Status::ok() : made.status();
     if (mine.is_ok()) model = std::move(made).value();

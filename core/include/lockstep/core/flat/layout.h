@@ -78,6 +78,8 @@ struct FlatSpace {
 std::string flat_space_name(SpaceRole role, Dtype dtype);
 /// "param" for trainable and frozen spaces, "buffer" for buffers: the kind of the values themselves.
 std::string_view value_kind(SpaceRole role);
+/// "trainable", "frozen" or "buffer": in the canonical text and in manifests.
+std::string_view space_role_name(SpaceRole role);
 
 /// The spaces of a model in a fixed order (role, then dtype, each in enum order); empty spaces are left out.
 class FlatLayout {

@@ -1,0 +1,74 @@
+#pragma once
+// What a DataParallel consists of: the plans made once at the start, and the step under way. The
+// public functions (data_parallel.cc) check the caller; what happens in a step is in
+// data_parallel_impl.cc.
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "buffer_store.h"
+#include "comm_worker.h"
+#include "flat_model.h"
+#include "gradient_store.h"
+#include "lockstep/core/base/deadline.h"
+#include "lockstep/distributed/data_parallel.h"
+#include "lockstep/distributed/tree_reducer.h"
+#include "step_message.h"
+
+namespace lockstep {
+
+struct DataParallel::Impl {
+  Impl(World& w, const DataParallelOptions& o, FlatModel m)
+      : world(&w), options(o), model(std::move(m)) {}
+
+  // A trainable space with what its exchange needs.
+  struct Trainable {
+    int space_index = 0;
+    std::unique_ptr<TreeReducer> reducer;
+  };
+
+  World* world;
+  DataParallelOptions options;
+  FlatModel model;
+  CommSchedule schedule = CommSchedule::kInline;
+  int64_t num_leaves = 0;
+  LeafRange leaves, micro_batches;  // of this rank; LeafRange counts micro-batches in the second
+  FoldPlan fold;
+  std::vector<Trainable> trainables;
+  std::vector<TrainableSpace> public_spaces;
+  std::vector<ShardPlan> value_plans;  // by space of the layout: who saves which blocks
+  std::unique_ptr<GradientStore> gradients;
+  std::unique_ptr<BufferStore> buffers;
+  StepMessageShape message_shape;
+  std::vector<std::byte> message_out, messages_in;
+
+  // The step under way.
+  int64_t step = -1;
+  int64_t next_micro_batch = 0;
+  bool in_micro_batch = false;
+  std::unique_lock<std::mutex> process_lock;
+  std::vector<double> losses, weights;
+  std::vector<size_t> deferred;  // buckets to exchange after backward
+  Status comm_status;            // written by the communication thread, read after drain()
+  std::atomic<bool> in_backward{false};
+  std::atomic<int> reduced_during_backward{0};
+  OverlapReport last_overlap;
+  std::unique_ptr<CommWorker> worker;  // last: joined before what it uses goes away
+
+  Deadline deadline() const { return Deadline::after_s(options.timeout_s); }
+
+  void plan();
+  void choose_schedule();
+  LeafPosition position_of(int64_t micro_batch, bool for_gradients) const;
+  void begin_step(int64_t at_step);
+  void begin(int64_t at_step, int64_t index);
+  void on_bucket_ready(size_t bucket);
+  void exchange_bucket(size_t bucket);
+  void finish_backward();
+  void take_part_with_zeros(int64_t at_step);
+  Status exchange_messages(uint64_t flags, const Status& mine, std::vector<StepMessage>* messages);
+};
+
+}  // namespace lockstep
