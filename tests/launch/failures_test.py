@@ -1,4 +1,5 @@
 """Signals, lost ranks and bad input on the real program: a clear error, the right exit code, no hang, nothing lost."""
+# Covers: train_command.cc, stop_signals.cc, checkpoint_keeper.cc, training_setup.cc
 import gzip
 import json
 import os

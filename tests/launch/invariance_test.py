@@ -1,4 +1,5 @@
 """The promise on the real program: the same state digest on every number of ranks, also over a stop and a kill."""
+# Covers: training_engine.cc, report.cc
 import os
 import unittest
 

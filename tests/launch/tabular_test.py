@@ -1,4 +1,5 @@
 """The tabular recipe as a user runs it: five epochs, stopped after the third, resumed."""
+# Covers: data_command.cc
 import json
 import os
 import subprocess

@@ -6,7 +6,7 @@
 import pathlib
 import sys
 
-from rules import RULES, WARNINGS
+from rules import RULES
 from source import Tree
 
 
@@ -19,13 +19,10 @@ def findings(tree):
 def main():
     root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parents[2])
     tree = Tree.of_folder(root)
-    errors = [text for name, text in findings(tree) if name not in WARNINGS]
-    warnings = [text for name, text in findings(tree) if name in WARNINGS]
-    for text in warnings:
-        print(f"warning: {text}")
+    errors = [text for _, text in findings(tree)]
     for text in errors:
         print(text)
-    print(f"lint: {len(tree.texts)} files, {len(errors)} errors, {len(warnings)} warnings")
+    print(f"lint: {len(tree.texts)} files, {len(errors)} errors")
     return 1 if errors or len(tree.cpp()) == 0 else 0
 
 

@@ -105,6 +105,13 @@ class Rules(unittest.TestCase):
         tree = {path: text for path, text in GOOD.items() if path != "launch/README.md"}
         self.assertEqual([name for name, _ in findings(Tree(tree))], ["readmes"])
 
+    def test_errors_are_said_once_and_only_in_public(self):
+        for text in ("/// A thing. Errors: kIoError.\nclass Thing {\n public:\n  Status make();\n};\n",
+                     "class Thing {\n public:\n  Status make() override;\n};\n",
+                     "class Thing {\n private:\n  Status make();\n};\n"):
+            tree = Tree({**GOOD, HEADER: "#pragma once\n// A thing.\n\n" + text})
+            self.assertEqual([name for name, _ in findings(tree)], [], text)
+
     def test_comments_and_literals_are_no_code(self):
         quiet = '// getenv(x) and ::open(y)\n/* std::fopen(z) */ auto s = "fsync(fd)"; auto r = R"(::rename(a))";\n'
         self.assertEqual(list(findings(Tree({**GOOD, SOURCE: quiet}))), [])

@@ -1,5 +1,6 @@
 // What DataParallel says when it is used wrongly, when ranks disagree, and when a rank fails; and
 // what it sends. Ranks are threads.
+// Covers: data_parallel_impl.cc, flat_model.cc, gradient_store.cc, parallel_start.cc, step_outcome.cc
 #include "lockstep/distributed/data_parallel.h"
 
 #include <gmock/gmock.h>

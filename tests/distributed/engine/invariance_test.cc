@@ -1,5 +1,6 @@
 // The promise: the state after some steps is the same, bit for bit, for every number of ranks, and
 // for everything else that is not part of the recipe.
+// Covers: buffer_store.cc, random.cc
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>

@@ -1,5 +1,6 @@
 // Ranks that are processes: buckets are exchanged while backward goes on, and when they are
 // exchanged does not change a bit. Every rank runs every test.
+// Covers: comm_worker.cc
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 

@@ -197,7 +197,7 @@ class DataParallel {
   };
   std::span<const TrainableSpace> trainable_spaces() const;
   /// Sends this rank's updated piece of a bucket to all and receives theirs. Collective: all ranks,
-  /// same order.
+  /// same order. Errors: as Communicator::exchange.
   Status all_gather_parameters(int space_index, int bucket);
 
  private:

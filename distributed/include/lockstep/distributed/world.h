@@ -31,8 +31,8 @@ class World {
   static Result<World> join(int argc, char** argv) { return join(argc, argv, WorldOptions{}); }
   /// A world of one, without MPI.
   static World solo(const WorldOptions& options);
-  /// Runs `rank_main` on `num_ranks` threads, each with its own World, and joins them. Returns the
-  /// Status of the lowest failing rank; an exception in a rank aborts the others' waits and is
+  /// Runs `rank_main` on `num_ranks` threads, each with its own World, and joins them. Errors: the
+  /// Status of the lowest failing rank. An exception in a rank aborts the others' waits and is
   /// thrown again here.
   static Status run_threads(int num_ranks, const std::function<Status(World&)>& rank_main,
                             const WorldOptions& options);
@@ -57,6 +57,7 @@ class World {
   void on_peer_lost(std::function<void(int world_rank)> callback);
 
   /// Leaves in order: all ranks have arrived, control plane closed, MPI finalised. Collective.
+  /// Errors: kTimeout and kPeerFailure naming the rank that did not arrive.
   Status shutdown();
   /// Leaves in disorder: aborts the communicator and, under MPI, ends the whole job with
   /// `exit_code`.

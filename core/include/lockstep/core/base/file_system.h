@@ -83,15 +83,16 @@ class FileSystem {
 /// The operating system's files. One object for the process; never destroyed.
 FileSystem& posix_file_system();
 
-/// Whole small file as bytes; kCorruption when it is longer than `limit_bytes`.
+/// Whole small file as bytes. Errors: those of FileSystem; kCorruption when it is longer than `limit_bytes`.
 Result<std::string> read_whole_file(FileSystem& fs, const std::string& path, uint64_t limit_bytes);
-/// Writes `content` to a new or emptied file and syncs it (not its folder).
+/// Writes `content` to a new or emptied file and syncs it (not its folder). Errors: those of FileSystem.
 Status write_and_sync_file(FileSystem& fs, const std::string& path, std::string_view content, OpenMode mode);
-/// Makes `path` and its missing parents, and syncs every folder that got a new name. OK when it is already there.
+/// Makes `path` and its missing parents, and syncs every folder that got a new name. OK when it is already there. Errors: those of
+/// FileSystem.
 Status make_dirs_durable(FileSystem& fs, const std::string& path);
-/// Removes a file or folder with all it holds. Not atomic. OK when there is nothing.
+/// Removes a file or folder with all it holds. Not atomic. OK when there is nothing. Errors: those of FileSystem.
 Status remove_tree(FileSystem& fs, const std::string& path);
-/// Whether a name exists; errors other than kNotFound are passed on.
+/// Whether a name exists. Errors: those of FileSystem other than kNotFound.
 Result<bool> exists(FileSystem& fs, const std::string& path);
 /// "a/b" from "a" and "b".
 std::string path_join(std::string_view folder, std::string_view name);

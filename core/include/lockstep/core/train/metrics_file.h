@@ -27,9 +27,9 @@ class MetricsFile final : public StepObserver {
   Status on_save(const SaveRecord& record) override;
   Status on_roll_back(int64_t num_steps, std::string_view reason) override;
   /// Makes all lines durable: before each checkpoint is committed, so that none is newer than its
-  /// metrics.
+  /// metrics. Errors: those of the file system.
   Status sync();
-  /// Makes all lines durable and closes the file.
+  /// Makes all lines durable and closes the file. Errors: those of the file system.
   Status close();
 
  private:

@@ -56,6 +56,7 @@ struct StepOutcome {
 };
 
 /// Computes. Collective where there are ranks: all call in the same order and get the same outcome.
+/// Errors end the run: those of the data, of compute and of peers.
 class StepEngine {
  public:
   virtual ~StepEngine() = default;
@@ -72,7 +73,7 @@ class StateKeeper {
  public:
   virtual ~StateKeeper() = default;
   /// Saves the state after `num_steps` steps; returns once it is durable, or has failed in a way
-  /// that leaves training able to go on (the record's status). An error returned here ends the run.
+  /// that leaves training able to go on (the record's status). Errors returned here end the run.
   virtual Result<SaveRecord> save(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
                                   const std::vector<int64_t>& skipped_steps) = 0;
   /// Restores the last saved state; returns its number of steps. Errors: kNotFound when there is
@@ -80,7 +81,7 @@ class StateKeeper {
   virtual Result<int64_t> roll_back() = 0;
 };
 
-/// Watches. An error ends the run: where there are ranks, return one only if all of them do.
+/// Watches. Errors end the run: where there are ranks, return one only if all of them do.
 class StepObserver {
  public:
   virtual ~StepObserver() = default;

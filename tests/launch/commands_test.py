@@ -1,0 +1,78 @@
+"""The commands that need no MPI, on checkpoints of real runs: what they print, and their exit status."""
+# Covers: ckpt_command.cc, version.cc, progress.cc
+import json
+import os
+import pathlib
+import unittest
+
+import runs
+
+
+class Commands(runs.Case):
+    def lockstep(self, *arguments, expect=0):
+        done = self.run_program(0, *map(str, arguments))
+        self.assertEqual(done.returncode, expect, f"{arguments}:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def checkpoint(self, run):
+        (folder,) = pathlib.Path(run, "checkpoints").glob("gen-*")
+        return folder
+
+    def test_checkpoints_are_listed_looked_at_compared_and_exported(self):
+        recipe = self.recipe(runs.MLP)
+        one, two, later = self.path("one"), self.path("two"), self.path("later")
+        report = self.train(1, recipe, "--run-dir", one, "--stop-after", "2")
+        self.train(2, recipe, "--run-dir", two, "--stop-after", "2")
+        self.train(1, recipe, "--run-dir", later, "--stop-after", "3")
+        a, b, c = map(self.checkpoint, (one, two, later))
+
+        listed = json.loads(self.lockstep("ckpt", "ls", one, "--json").stdout)
+        self.assertIn(a.name, json.dumps(listed))
+        self.assertIn(a.name, self.lockstep("ckpt", "ls", one).stdout)
+
+        looked_at = json.loads(self.lockstep("ckpt", "inspect", b, "--json").stdout)
+        self.assertEqual(looked_at["state_digest"], report["state_digest"])
+        self.assertIn(report["state_digest"], self.lockstep("ckpt", "inspect", b).stdout)
+
+        self.lockstep("ckpt", "verify", a)
+        self.lockstep("ckpt", "diff", a, b)
+        different = self.lockstep("ckpt", "diff", a, c, expect=1)
+        self.assertIn("1.weight: ", different.stdout)
+
+        out = self.path("weights.safetensors")
+        self.lockstep("ckpt", "export", a, out)
+        header_bytes = int.from_bytes(pathlib.Path(out).read_bytes()[:8], "little")
+        header = json.loads(pathlib.Path(out).read_bytes()[8:8 + header_bytes])
+        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+        self.assertIn([256, 10], shapes)
+        self.assertIn([160, 256], shapes)
+
+        shard = sorted(a.glob("*.safetensors"))[0]
+        content = bytearray(shard.read_bytes())
+        content[-1] ^= 1
+        shard.write_bytes(content)
+        bad = self.lockstep("ckpt", "verify", a, expect=65)
+        self.assertIn(shard.name, bad.stdout + bad.stderr)
+
+    def test_what_is_not_there_is_named(self):
+        for command in ("ls", "inspect", "verify"):
+            done = self.run_program(0, "ckpt", command, self.path("nowhere"))
+            self.assertIn(done.returncode, (64, 65, 74), done.stderr)
+            self.assertIn("nowhere", done.stderr)
+
+    def test_version_says_what_numbers_depend_on(self):
+        text = self.lockstep("version").stdout
+        for what in ("lockstep ", "build ", "LibTorch ", "instruction set "):
+            self.assertIn(what, text)
+
+    def test_progress_without_a_terminal_is_plain_lines(self):
+        done = self.run_program(1, "train", self.recipe(runs.MLP), "--run-dir", self.path("run"))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("step 8/8", done.stderr)
+        self.assertRegex(done.stderr, r"step 1/8  epoch 1  loss \d")
+        self.assertNotIn("\r", done.stderr)
+        self.assertNotIn("\033", done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
