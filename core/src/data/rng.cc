@@ -5,7 +5,14 @@
 
 namespace lockstep {
 
-Rng::Rng(uint64_t seed, uint64_t sample) : seed_(seed), sample_(sample) {}
+namespace {
+
+// Keeps these numbers apart from others that are mixed from the same seed.
+constexpr uint64_t kRngTag = 0x53414d504c455231;  // "SAMPLER1"
+
+}  // namespace
+
+Rng::Rng(uint64_t seed, uint64_t sample) : seed_(mix(seed, kRngTag, 0)), sample_(sample) {}
 
 uint64_t Rng::next_u64() {
   return mix(seed_, sample_, counter_++);

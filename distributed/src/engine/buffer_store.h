@@ -54,7 +54,6 @@ class BufferStore {
     const FlatSpace* space = nullptr;
     bool has_result = false;
   };
-  struct Space;
   std::vector<std::unique_ptr<FloatSpace>> spaces_;
   std::vector<IntegerSpace> integers_;
   std::string conflict_;

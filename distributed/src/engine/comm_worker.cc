@@ -8,6 +8,7 @@ CommWorker::~CommWorker() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
+    tasks_.clear();
   }
   work_.notify_one();
   thread_.join();
@@ -24,6 +25,11 @@ void CommWorker::submit(std::function<void()> task) {
 void CommWorker::drain() {
   std::unique_lock lock(mutex_);
   idle_.wait(lock, [this] { return tasks_.empty() && !busy_; });
+}
+
+bool CommWorker::is_idle() const {
+  std::lock_guard lock(mutex_);
+  return tasks_.empty() && !busy_;
 }
 
 void CommWorker::run() {

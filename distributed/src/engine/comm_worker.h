@@ -14,7 +14,8 @@ namespace lockstep {
 class CommWorker {
  public:
   CommWorker();
-  /// Waits for what was submitted, then joins.
+  /// Drops what has not begun, waits for the task under way, joins. Whoever leaves in mid-step
+  /// makes that task end first (Communicator::abort).
   ~CommWorker();
   CommWorker(const CommWorker&) = delete;
   CommWorker& operator=(const CommWorker&) = delete;
@@ -24,10 +25,11 @@ class CommWorker {
   /// Returns once everything submitted so far has run. (Each task waits with a deadline of its
   /// own.)
   void drain();
+  bool is_idle() const;
 
  private:
   void run();
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable work_, idle_;
   std::deque<std::function<void()>> tasks_;
   bool busy_ = false;

@@ -6,7 +6,8 @@
 #include <cmath>
 
 #include "data_parallel_impl.h"
-#include "lockstep/core/base/check.h"
+#include "lockstep/core/base/caught.h"
+#include "lockstep/core/base/text.h"
 #include "lockstep/distributed/agreement.h"
 #include "parallel_start.h"
 #include "step_outcome.h"
@@ -18,29 +19,29 @@ std::span<std::byte> bytes_of(const at::Tensor& flat) {
   return {static_cast<std::byte*>(flat.mutable_data_ptr()), flat.nbytes()};
 }
 
-Result<FlatModel> make_flat(World& world, torch::nn::Module& module,
-                            const DataParallelOptions& options) {
-  LOCKSTEP_RETURN_IF_ERROR(check_options(options, world.world_size()));
-  LOCKSTEP_ASSIGN_OR_RETURN(FlatModel flat, FlatModel::make(module));
-  LOCKSTEP_RETURN_IF_ERROR(check_trainable_dtypes(flat.layout()));
-  return flat;
-}
-
 }  // namespace
 
 Result<DataParallel> DataParallel::make(World& world, torch::nn::Module& module,
                                         const DataParallelOptions& options) {
-  // What fails on one rank alone is voted on: a rank that just left would let the others wait.
   Deadline deadline = Deadline::after_s(options.timeout_s > 0 ? options.timeout_s : 1);
-  Result<FlatModel> flat = make_flat(world, module, options);
+  // What fails on one rank alone is voted on, once, after all memory was asked for: a rank that
+  // just left would let the others wait.
+  auto made = caught([&]() -> Result<std::shared_ptr<Impl>> {
+    LOCKSTEP_RETURN_IF_ERROR(check_options(options, world.world_size()));
+    set_compute_mode(options.intra_op_threads);
+    LOCKSTEP_ASSIGN_OR_RETURN(FlatModel flat, FlatModel::make(module));
+    LOCKSTEP_RETURN_IF_ERROR(check_dtypes(flat.layout()));
+    auto impl = std::make_shared<Impl>(world, options, std::move(flat));
+    impl->plan();
+    impl->choose_schedule();
+    return impl;
+  });
   LOCKSTEP_RETURN_IF_ERROR(
-      world.control_plane().vote("model", flat.is_ok() ? Status::ok() : flat.status(), deadline));
-  set_compute_mode(options.intra_op_threads);
+      world.control_plane().vote("model", made.is_ok() ? Status::ok() : made.status(), deadline));
+  std::shared_ptr<Impl> impl = std::move(made).value();
   LOCKSTEP_RETURN_IF_ERROR(check_same_on_all_ranks(world.control_plane(), "model and its options",
-                                                   fingerprint(flat->layout(), options), deadline));
-  auto impl = std::make_unique<Impl>(world, options, std::move(flat).value());
-  impl->plan();
-  impl->choose_schedule();
+                                                   fingerprint(impl->model.layout(), options),
+                                                   deadline));
   if (options.broadcast_initial_weights && world.world_size() > 1) {
     for (const at::Tensor& storage : impl->model.storages()) {
       LOCKSTEP_RETURN_IF_ERROR(
@@ -51,7 +52,7 @@ Result<DataParallel> DataParallel::make(World& world, torch::nn::Module& module,
   return DataParallel(std::move(impl));
 }
 
-DataParallel::DataParallel(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+DataParallel::DataParallel(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
 DataParallel::DataParallel(DataParallel&&) noexcept = default;
 DataParallel& DataParallel::operator=(DataParallel&&) noexcept = default;
 DataParallel::~DataParallel() = default;
@@ -70,13 +71,25 @@ MicroBatchRange DataParallel::micro_batches(int64_t step) {
   return {this, step, impl_->micro_batches.first, impl_->micro_batches.end};
 }
 
-LeafRange DataParallel::micro_batch_range() const {
+IndexRange DataParallel::micro_batch_range() const {
   return impl_->micro_batches;
 }
 
 void DataParallel::begin_micro_batch(const MicroBatch& micro_batch) {
-  if (micro_batch.index == impl_->micro_batches.first) impl_->begin_step(micro_batch.step);
-  impl_->begin(micro_batch.step, micro_batch.index);
+  Impl& impl = *impl_;
+  LOCKSTEP_CHECK(!impl.in_micro_batch, "backward() was not called for micro-batch ",
+                 impl.next_micro_batch, " of step ", impl.step);
+  if (micro_batch.index == impl.micro_batches.first) {
+    LOCKSTEP_CHECK(impl.phase != Impl::Phase::kAccumulating, "step ", impl.step,
+                   " was begun but not reduced; call reduce(), with the error if a micro-batch "
+                   "failed");
+    impl.model.check_still_flat();
+    impl.begin_step(micro_batch.step);
+  }
+  LOCKSTEP_CHECK(impl.step == micro_batch.step && impl.next_micro_batch == micro_batch.index,
+                 "micro-batch ", micro_batch.index, " of step ", micro_batch.step,
+                 " out of order: expected ", impl.next_micro_batch, " of step ", impl.step);
+  impl.begin(micro_batch.step, micro_batch.index);
 }
 
 void DataParallel::backward(const MicroBatch& micro_batch, const at::Tensor& mean_loss,
@@ -110,31 +123,36 @@ Result<StepGradients> DataParallel::reduce(int64_t step, uint64_t flags, const S
   Impl& impl = *impl_;
   Status my_status = mine;
   if (!my_status.is_ok()) impl.take_part_with_zeros(step);
-  LOCKSTEP_CHECK(impl.step == step && impl.next_micro_batch == impl.micro_batches.end, "reduce(",
-                 step, ") before backward() of every micro-batch: at ", impl.next_micro_batch,
-                 " of ", impl.micro_batches.end, " in step ", impl.step);
+  LOCKSTEP_CHECK(impl.phase == Impl::Phase::kAccumulating && impl.step == step, "reduce(", step,
+                 ") but the step under way is ",
+                 impl.phase == Impl::Phase::kAccumulating ? cat(impl.step) : "none");
+  LOCKSTEP_CHECK(impl.next_micro_batch == impl.micro_batches.end, "reduce(", step,
+                 ") before backward() of every micro-batch: at ", impl.next_micro_batch, " of ",
+                 impl.micro_batches.end);
   if (impl.worker != nullptr) impl.worker->drain();
   impl.last_overlap = {static_cast<int>(impl.gradients->buckets().size()),
                        impl.reduced_during_backward};
-  LOCKSTEP_RETURN_IF_ERROR(impl.comm_status);
+  LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(impl.comm_status));
   if (my_status.is_ok() && !impl.buffers->integer_conflict().empty()) {
     my_status = invalid_argument_error(
         cat("step ", step, ": integer buffer '", impl.buffers->integer_conflict(),
             "' differs between two micro-batches; it must not depend on the data"));
   }
   std::vector<StepMessage> messages;
-  LOCKSTEP_RETURN_IF_ERROR(impl.exchange_messages(flags, my_status, &messages));
+  LOCKSTEP_RETURN_IF_ERROR(
+      impl.agree_on_exchange(impl.exchange_messages(flags, my_status, &messages)));
+  impl.phase = Impl::Phase::kIdle;
   for (const StepMessage& message : messages) {
     if (message.error == 0) continue;
     impl.buffers->discard();
-    return impl.world->control_plane().vote(cat("step ", step), my_status, impl.deadline());
+    return impl.world.control_plane().vote(cat("step ", step), my_status, impl.deadline());
   }
   for (const StepMessage& message : messages) {
     if (message.integer_buffers_hash == messages[0].integer_buffers_hash) continue;
     std::vector<std::string> lines = impl.buffers->integer_lines();
     impl.buffers->discard();
     return check_same_on_all_ranks(
-        impl.world->control_plane(),
+        impl.world.control_plane(),
         cat("module's integer buffers after step ", step, ", which must not depend on the data"),
         lines, impl.deadline());
   }
@@ -143,12 +161,20 @@ Result<StepGradients> DataParallel::reduce(int64_t step, uint64_t flags, const S
   settle_step(messages, impl.public_spaces, impl.gradients->parameter_names(), &out);
   if (!impl.buffers->is_empty()) {
     if (out.is_finite) {
-      LOCKSTEP_RETURN_IF_ERROR(impl.buffers->reduce(impl.deadline()));
+      LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(impl.buffers->reduce(impl.deadline())));
     } else {
       impl.buffers->discard();
     }
   }
+  impl.phase = Impl::Phase::kReduced;
   return out;
+}
+
+void DataParallel::claim_gradients(int64_t step) {
+  LOCKSTEP_CHECK(impl_->phase == Impl::Phase::kReduced && impl_->step == step,
+                 "the gradients of step ", step, " are not in place: the last step is ",
+                 impl_->step, ", and each may be applied once, before the next one begins");
+  impl_->phase = Impl::Phase::kIdle;
 }
 
 Status DataParallel::publish_restored_state() {
@@ -165,12 +191,12 @@ Status DataParallel::publish_restored_state() {
     }
     auto bytes = bytes_of(impl.model.storages()[s]);
     auto elem_bytes = static_cast<size_t>(dtype_size_bytes(spaces[s].dtype));
-    for (int r = 0; r < impl.world->world_size(); ++r) {
+    for (int r = 0; r < impl.world.world_size(); ++r) {
       for (BlockRun run : plan.owned(r)) {
         ElemRun elems = spaces[s].elems_of(run);
         auto piece = bytes.subspan(static_cast<size_t>(elems.first) * elem_bytes,
                                    static_cast<size_t>(elems.num_elems()) * elem_bytes);
-        LOCKSTEP_RETURN_IF_ERROR(impl.world->communicator().broadcast(
+        LOCKSTEP_RETURN_IF_ERROR(impl.world.communicator().broadcast(
             piece, r, cat("restored ", spaces[s].name), impl.deadline()));
       }
     }
@@ -183,7 +209,7 @@ const FlatLayout& DataParallel::layout() const {
   return impl_->model.layout();
 }
 World& DataParallel::world() {
-  return *impl_->world;
+  return impl_->world;
 }
 const DataParallelOptions& DataParallel::options() const {
   return impl_->options;
@@ -208,7 +234,7 @@ std::vector<StateSlice> DataParallel::owned_values() {
   for (size_t s = 0; s < spaces.size(); ++s) {
     auto bytes = bytes_of(impl_->model.storages()[s]);
     auto elem_bytes = static_cast<size_t>(dtype_size_bytes(spaces[s].dtype));
-    for (BlockRun run : impl_->value_plans[s].owned(impl_->world->world_rank())) {
+    for (BlockRun run : impl_->value_plans[s].owned(impl_->world.world_rank())) {
       ElemRun elems = spaces[s].elems_of(run);
       slices.push_back({{spaces[s].name, std::string(value_kind(spaces[s].role))},
                         run,

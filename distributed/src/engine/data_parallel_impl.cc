@@ -10,10 +10,23 @@
 #include "lockstep/distributed/random.h"
 
 namespace lockstep {
+namespace {
+
+// Keeps these seeds apart from others that are mixed from the same seed.
+constexpr uint64_t kMicroBatchTag = 0x4d4943524f424131;  // "MICROBA1"
+// Ranks that fail together fail within this; who is not there by then is named.
+constexpr double kAgreeTimeoutS = 30;
+
+}  // namespace
+
+DataParallel::Impl::~Impl() {
+  // Only when an exception passes through a step: its peers must not keep the thread waiting.
+  if (worker != nullptr && !worker->is_idle()) world.communicator().abort("the step was given up");
+}
 
 void DataParallel::Impl::plan() {
-  Communicator& communicator = world->communicator();
-  int rank = world->world_rank(), size = world->world_size();
+  Communicator& communicator = world.communicator();
+  int rank = world.world_rank(), size = world.world_size();
   int64_t leaf = options.leaf_micro_batches;
   num_leaves = (options.micro_batches_per_step + leaf - 1) / leaf;
   leaves = leaves_of_rank(num_leaves, rank, size);
@@ -61,7 +74,7 @@ void DataParallel::Impl::plan() {
 
   FoldPlan gradient_fold = native ? FoldPlan{1, {FoldStep{0, {}}}, {leaves}} : fold;
   gradients = std::make_unique<GradientStore>(model, std::move(buckets), gradient_fold,
-                                              native ? micro_batches.num_leaves() : leaf,
+                                              native ? micro_batches.size() : leaf,
                                               [this](size_t bucket) { on_bucket_ready(bucket); });
   buffers = std::make_unique<BufferStore>(model, communicator, fold, num_leaves,
                                           options.micro_batches_per_step);
@@ -78,13 +91,13 @@ void DataParallel::Impl::choose_schedule() {
   if (schedule == CommSchedule::kAuto) {
     // Without a core to spare a communication thread takes its time from compute (facts: 0.84 s
     // became 1.08 s).
-    bool spare_core = num_usable_cpus() >= 2 * world->num_local_ranks() * options.intra_op_threads;
-    schedule = spare_core || world->num_hosts() > 1 ? CommSchedule::kThread : CommSchedule::kInline;
+    bool spare_core = num_usable_cpus() >= 2 * world.num_local_ranks() * options.intra_op_threads;
+    schedule = spare_core || world.num_hosts() > 1 ? CommSchedule::kThread : CommSchedule::kInline;
   }
   // Ranks that share a process serialise backward under one lock, so nothing may wait for a peer
   // inside it.
-  if (world->process_lock() != nullptr) schedule = CommSchedule::kAfterBackward;
-  if (schedule == CommSchedule::kThread && world->world_size() > 1)
+  if (world.process_lock() != nullptr) schedule = CommSchedule::kAfterBackward;
+  if (schedule == CommSchedule::kThread && world.world_size() > 1)
     worker = std::make_unique<CommWorker>();
 }
 
@@ -97,10 +110,9 @@ LeafPosition DataParallel::Impl::position_of(int64_t index, bool for_gradients) 
   return {index / leaf - leaves.first, index % leaf == 0, is_last};
 }
 
+// Checks nothing: a rank that failed comes here too, and must get to its peers.
 void DataParallel::Impl::begin_step(int64_t at_step) {
-  LOCKSTEP_CHECK(!in_micro_batch, "backward() was not called for micro-batch ", next_micro_batch,
-                 " of step ", step);
-  model.check_still_flat();
+  phase = Phase::kAccumulating;
   step = at_step;
   next_micro_batch = micro_batches.first;
   losses.clear();
@@ -110,23 +122,27 @@ void DataParallel::Impl::begin_step(int64_t at_step) {
 }
 
 void DataParallel::Impl::begin(int64_t at_step, int64_t index) {
-  LOCKSTEP_CHECK(!in_micro_batch, "backward() was not called for micro-batch ", next_micro_batch,
-                 " of step ", step);
-  LOCKSTEP_CHECK(step == at_step && next_micro_batch == index, "micro-batch ", index, " of step ",
-                 at_step, " out of order: expected ", next_micro_batch, " of step ", step);
   gradients->begin_micro_batch(position_of(index, true));
   buffers->begin_micro_batch();
   process_lock = lock_and_seed_generators(
-      *world, mix(options.seed, static_cast<uint64_t>(at_step), static_cast<uint64_t>(index)));
+      world, mix(mix(options.seed, kMicroBatchTag, 0), static_cast<uint64_t>(at_step),
+                 static_cast<uint64_t>(index)));
   in_micro_batch = true;
 }
 
 void DataParallel::Impl::on_bucket_ready(size_t bucket) {
-  if (world->world_size() == 1) return;
+  if (world.world_size() == 1) return;
   if (schedule == CommSchedule::kAfterBackward) {
     deferred.push_back(bucket);
   } else if (worker != nullptr) {
-    worker->submit([this, bucket] { exchange_bucket(bucket); });
+    worker->submit([this, bucket] {
+      // Nobody catches above a thread.
+      try {
+        exchange_bucket(bucket);
+      } catch (const std::exception& error) {
+        comm_status = internal_error(cat("exchange of bucket ", bucket, ": ", error.what()));
+      }
+    });
   } else {
     exchange_bucket(bucket);
   }
@@ -142,8 +158,8 @@ void DataParallel::Impl::exchange_bucket(size_t index) {
     if (options.reduction == Reduction::kNative) {
       T* values =
           static_cast<T*>(gradients->slot_data(bucket.trainable_index, 0)) + bucket.elems.first;
-      return world->communicator().native_all_reduce_sum(values, bucket.elems.num_elems(),
-                                                         deadline());
+      return world.communicator().native_all_reduce_sum(values, bucket.elems.num_elems(),
+                                                        deadline());
     }
     std::vector<T*> roots;
     for (int i = 0; i < trainable.reducer->num_roots(); ++i) {
@@ -168,7 +184,7 @@ void DataParallel::Impl::finish_backward() {
 
 void DataParallel::Impl::take_part_with_zeros(int64_t at_step) {
   // A backward that failed half-way may have announced buckets: those are not exchanged again.
-  bool is_started = step == at_step && (in_micro_batch || next_micro_batch > micro_batches.first);
+  bool is_started = phase == Phase::kAccumulating && step == at_step;
   if (in_micro_batch) {
     if (worker != nullptr) worker->drain();
     gradients->discard();
@@ -184,6 +200,16 @@ void DataParallel::Impl::take_part_with_zeros(int64_t at_step) {
   }
 }
 
+// An exchange fails at each rank in its own way and time; what they leave with is one verdict.
+Status DataParallel::Impl::agree_on_exchange(const Status& mine) {
+  if (mine.is_ok()) return mine;
+  phase = Phase::kIdle;
+  Status verdict =
+      world.control_plane().vote(cat("exchange of step ", step), mine,
+                                 Deadline::after_s(std::min(options.timeout_s, kAgreeTimeoutS)));
+  return verdict.is_ok() ? mine : verdict;
+}
+
 Status DataParallel::Impl::exchange_messages(uint64_t flags, const Status& mine,
                                              std::vector<StepMessage>* messages) {
   StepMessage out;
@@ -195,7 +221,7 @@ Status DataParallel::Impl::exchange_messages(uint64_t flags, const Status& mine,
   out.parameter_used = gradients->used();
   for (size_t t = 0; t < public_spaces.size(); ++t) {
     const TrainableSpace& space = public_spaces[t];
-    for (BlockRun run : space.plan->owned(world->world_rank())) {
+    for (BlockRun run : space.plan->owned(world.world_rank())) {
       ElemRun elems = space.space->elems_of(run);
       size_t at = out.block_sums.size(), n = static_cast<size_t>(elems.num_elems());
       out.block_sums.resize(at + static_cast<size_t>(run.num_blocks()));
@@ -210,10 +236,10 @@ Status DataParallel::Impl::exchange_messages(uint64_t flags, const Status& mine,
     }
   }
   out.pack(message_shape, message_out);
-  LOCKSTEP_RETURN_IF_ERROR(world->communicator().all_gather(
+  LOCKSTEP_RETURN_IF_ERROR(world.communicator().all_gather(
       message_out, messages_in, cat("results of step ", step), deadline()));
   size_t size = message_shape.num_bytes();
-  for (int r = 0; r < world->world_size(); ++r) {
+  for (int r = 0; r < world.world_size(); ++r) {
     messages->push_back(StepMessage::unpack(
         message_shape,
         std::span<const std::byte>(messages_in).subspan(static_cast<size_t>(r) * size, size)));

@@ -20,8 +20,17 @@
 namespace lockstep {
 
 struct DataParallel::Impl {
-  Impl(World& w, const DataParallelOptions& o, FlatModel m)
-      : world(&w), options(o), model(std::move(m)) {}
+  Impl(const World& w, const DataParallelOptions& o, FlatModel m)
+      : world(w.impl_), options(o), model(std::move(m)) {}
+  /// Gives up what the communication thread still has under way, if anything.
+  ~Impl();
+
+  // What may come next.
+  enum class Phase : uint8_t {
+    kIdle,          // no step, or one that failed or was used up
+    kAccumulating,  // begun, not reduced
+    kReduced,       // this rank's shard of the gradient sums is in place
+  };
 
   // A trainable space with what its exchange needs.
   struct Trainable {
@@ -29,12 +38,13 @@ struct DataParallel::Impl {
     std::unique_ptr<TreeReducer> reducer;
   };
 
-  World* world;
+  World world;
   DataParallelOptions options;
   FlatModel model;
   CommSchedule schedule = CommSchedule::kInline;
   int64_t num_leaves = 0;
-  LeafRange leaves, micro_batches;  // of this rank; LeafRange counts micro-batches in the second
+  LeafRange leaves;          // of this rank
+  IndexRange micro_batches;  // of this rank
   FoldPlan fold;
   std::vector<Trainable> trainables;
   std::vector<TrainableSpace> public_spaces;
@@ -45,6 +55,7 @@ struct DataParallel::Impl {
   std::vector<std::byte> message_out, messages_in;
 
   // The step under way.
+  Phase phase = Phase::kIdle;
   int64_t step = -1;
   int64_t next_micro_batch = 0;
   bool in_micro_batch = false;
@@ -68,6 +79,7 @@ struct DataParallel::Impl {
   void exchange_bucket(size_t bucket);
   void finish_backward();
   void take_part_with_zeros(int64_t at_step);
+  Status agree_on_exchange(const Status& mine);
   Status exchange_messages(uint64_t flags, const Status& mine, std::vector<StepMessage>* messages);
 };
 

@@ -121,6 +121,38 @@ Status collect(const std::string& name, const at::Tensor& tensor, bool is_parame
   return Status::ok();
 }
 
+// Two tensors in the same memory that are not one tensor would part when they are moved.
+Status check_apart(const std::vector<Found>& found) {
+  struct Extent {
+    const std::byte *first, *end;
+    const std::string* name;
+  };
+  std::vector<Extent> extents;
+  for (const Found& item : found) {
+    int64_t span_elems = 1;
+    for (int64_t i = 0; i < item.tensor.dim(); ++i) {
+      if (item.tensor.size(i) > 1 && item.tensor.stride(i) == 0) {
+        return invalid_argument_error(cat("tensor '", item.spec.name, "' is expanded: dimension ",
+                                          i, " repeats the same memory; register a clone() of it"));
+      }
+      span_elems += (item.tensor.size(i) - 1) * item.tensor.stride(i);
+    }
+    if (item.tensor.numel() == 0) continue;
+    const auto* first = static_cast<const std::byte*>(item.tensor.const_data_ptr());
+    extents.push_back({first, first + span_elems * item.tensor.element_size(), &item.spec.name});
+  }
+  std::sort(extents.begin(), extents.end(),
+            [](const Extent& a, const Extent& b) { return a.first < b.first; });
+  for (size_t i = 1; i < extents.size(); ++i) {
+    if (extents[i - 1].end <= extents[i].first) continue;
+    return invalid_argument_error(
+        cat("tensors '", *extents[i - 1].name, "' and '", *extents[i].name,
+            "' share memory; tie parameters by registering one tensor under both names, or give "
+            "one of them a clone()"));
+  }
+  return Status::ok();
+}
+
 }  // namespace
 
 Result<FlatModel> FlatModel::make(torch::nn::Module& module) {
@@ -132,6 +164,7 @@ Result<FlatModel> FlatModel::make(torch::nn::Module& module) {
   for (const auto& item : module.named_buffers()) {
     LOCKSTEP_RETURN_IF_ERROR(collect(item.key(), item.value(), false, &found, &by_identity));
   }
+  LOCKSTEP_RETURN_IF_ERROR(check_apart(found));
   std::vector<TensorSpec> specs;
   std::map<std::string, at::Tensor> by_name;
   for (const auto& item : found) {

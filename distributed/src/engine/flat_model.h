@@ -28,7 +28,8 @@ struct PlacedTensor {
 class FlatModel {
  public:
   /// Lays out and moves `module`'s tensors, keeping their values. Errors: kInvalidArgument naming
-  /// the tensor (a dtype that has no name here, memory that overlaps itself).
+  /// the tensor (a dtype that has no name here, an expanded tensor, two tensors that share memory
+  /// without being one).
   static Result<FlatModel> make(torch::nn::Module& module);
 
   const FlatLayout& layout() const { return layout_; }

@@ -65,8 +65,7 @@ GradientStore::GradientStore(const FlatModel& model, std::vector<GradientBucket>
   std::vector<int> trainable_index(spaces.size(), -1);
   for (size_t s = 0; s < spaces.size(); ++s) {
     if (spaces[s].role != SpaceRole::kTrainable) continue;
-    trainable_index[s] = static_cast<int>(space_indices_.size());
-    space_indices_.push_back(static_cast<int>(s));
+    trainable_index[s] = static_cast<int>(slots_.size());
     dtypes_.push_back(spaces[s].dtype);
     auto& slots = slots_.emplace_back();
     for (int i = 0; i < num_slots_; ++i) slots.push_back(at::zeros_like(model.storages()[s]));

@@ -99,7 +99,6 @@ class GradientStore {
   int num_slots_ = 0;
   std::vector<GradientBucket> buckets_;
   std::function<void(size_t)> on_bucket_ready_;
-  std::vector<int> space_indices_;              ///< of the trainable spaces, in the layout
   std::vector<Dtype> dtypes_;                   ///< by trainable space
   std::vector<std::vector<at::Tensor>> slots_;  ///< [trainable space][slot], flat
   std::vector<Parameter> parameters_;

@@ -8,6 +8,12 @@
 #include "lockstep/core/base/text.h"
 
 namespace lockstep {
+namespace {
+
+constexpr double kMaxBucketMib = 1 << 20;
+constexpr int64_t kMaxMicroBatches = 1 << 20;
+
+}  // namespace
 
 void set_compute_mode(int intra_op_threads) {
   if (at::get_num_threads() != intra_op_threads) at::set_num_threads(intra_op_threads);
@@ -26,13 +32,17 @@ Status check_options(const DataParallelOptions& options, int world_size) {
                                       ") and intra_op_threads (", options.intra_op_threads,
                                       ") must be at least 1"));
   }
-  if (!(options.timeout_s > 0) || !(options.bucket_mib >= 0)) {
+  if (!(options.timeout_s > 0) ||
+      !(options.bucket_mib >= 0 && options.bucket_mib <= kMaxBucketMib)) {
     return invalid_argument_error(cat("timeout_s (", options.timeout_s,
                                       ") must be positive and bucket_mib (", options.bucket_mib,
-                                      ") not negative"));
+                                      ") from 0 to ", kMaxBucketMib));
   }
-  int64_t leaves = (options.micro_batches_per_step + options.leaf_micro_batches - 1) /
-                   options.leaf_micro_batches;
+  if (options.micro_batches_per_step > kMaxMicroBatches) {
+    return invalid_argument_error(cat("micro_batches_per_step (", options.micro_batches_per_step,
+                                      ") must be at most ", kMaxMicroBatches));
+  }
+  int64_t leaves = (options.micro_batches_per_step - 1) / options.leaf_micro_batches + 1;
   if (world_size > leaves) {
     return invalid_argument_error(
         cat(world_size, " ranks, but a step has only ", leaves,
@@ -44,8 +54,14 @@ Status check_options(const DataParallelOptions& options, int world_size) {
   return Status::ok();
 }
 
-Status check_trainable_dtypes(const FlatLayout& layout) {
+Status check_dtypes(const FlatLayout& layout) {
   for (const FlatSpace& space : layout.spaces()) {
+    if (space.role == SpaceRole::kBuffer &&
+        (space.dtype == Dtype::kBF16 || space.dtype == Dtype::kF16)) {
+      return invalid_argument_error(cat("buffer '", space.tensors[0].spec.name, "' is ",
+                                        dtype_name(space.dtype),
+                                        "; its mean over micro-batches needs F32 or F64"));
+    }
     if (space.role != SpaceRole::kTrainable || space.dtype == Dtype::kF32 ||
         space.dtype == Dtype::kF64) {
       continue;
@@ -64,6 +80,8 @@ std::vector<std::string> fingerprint(const FlatLayout& layout, const DataParalle
   lines.push_back(cat("leaf_micro_batches ", options.leaf_micro_batches));
   lines.push_back(cat("reduction ", options.reduction == Reduction::kTree ? "tree" : "native"));
   lines.push_back(cat("bucket_mib ", options.bucket_mib));
+  lines.push_back(cat("timeout_s ", options.timeout_s));
+  lines.push_back(cat("broadcast_initial_weights ", options.broadcast_initial_weights));
   lines.push_back(cat("intra_op_threads ", options.intra_op_threads));
   lines.push_back(cat("LibTorch ", TORCH_VERSION));
   lines.push_back(cat("instruction set ", instruction_set()));

@@ -14,10 +14,11 @@ namespace lockstep {
 
 /// Puts LibTorch into the one mode in which its numbers depend on the inputs alone.
 void set_compute_mode(int intra_op_threads);
-/// Errors: kInvalidArgument for a number below 1, or more ranks than leaves.
+/// Errors: kInvalidArgument for a number out of range, or more ranks than leaves.
 Status check_options(const DataParallelOptions& options, int world_size);
-/// Errors: kInvalidArgument naming a parameter that is neither F32 nor F64.
-Status check_trainable_dtypes(const FlatLayout& layout);
+/// Errors: kInvalidArgument naming a trainable parameter that is neither F32 nor F64, or a buffer
+/// of half precision.
+Status check_dtypes(const FlatLayout& layout);
 /// One line for everything that all ranks must have in common.
 std::vector<std::string> fingerprint(const FlatLayout& layout, const DataParallelOptions& options);
 

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <optional>
 
-#include "lockstep/core/base/check.h"
+#include "lockstep/core/base/caught.h"
 #include "lockstep/core/flat/flat_buffer.h"
 #include "lockstep/distributed/agreement.h"
 
@@ -63,10 +63,32 @@ std::vector<std::string> describe(const ShardedOptimizerOptions& options,
   return lines;
 }
 
+Status check_options(const ShardedOptimizerOptions& options) {
+  auto is_factor = [](double value) { return value >= 0 && std::isfinite(value); };
+  if (!is_factor(options.clip_max_norm)) {
+    return invalid_argument_error(cat("clip_max_norm is ", options.clip_max_norm,
+                                      "; it must be a number from 0 (no clipping)"));
+  }
+  for (const ParamGroup& group : options.groups) {
+    if (is_factor(group.learning_rate_scale) && is_factor(group.weight_decay.value_or(0))) continue;
+    return invalid_argument_error(
+        cat("group '", group.name, "' has learning_rate_scale ", group.learning_rate_scale,
+            " and weight_decay ", group.weight_decay.value_or(0), "; both must be numbers from 0"));
+  }
+  if (options.groups.size() > 1 && !options.group_of) {
+    return invalid_argument_error(cat(options.groups.size(),
+                                      " parameter groups, but no group_of that says which "
+                                      "parameter belongs to which"));
+  }
+  return Status::ok();
+}
+
 }  // namespace
 
 struct ShardedOptimizer::Impl {
-  DataParallel* model = nullptr;
+  Impl(const DataParallel& m, const ShardedOptimizerOptions& o) : model(m.impl_), options(o) {}
+
+  DataParallel model;  // shares its insides
   ShardedOptimizerOptions options;
   std::unique_ptr<FlatOptimizer> optimizer;
   std::vector<ParamGroup> groups;
@@ -81,8 +103,8 @@ struct ShardedOptimizer::Impl {
 
 Result<std::vector<std::string>> ShardedOptimizer::Impl::plan() {
   std::vector<std::string> group_lines;
-  int rank = model->world().world_rank();
-  for (const auto& space : model->trainable_spaces()) {
+  int rank = model.world().world_rank();
+  for (const auto& space : model.trainable_spaces()) {
     Shard shard;
     shard.space = space;
     shard.owned = space.plan->owned(rank);
@@ -123,6 +145,7 @@ Result<std::vector<std::string>> ShardedOptimizer::Impl::plan() {
 }
 
 Result<std::vector<std::string>> ShardedOptimizer::Impl::prepare() {
+  LOCKSTEP_RETURN_IF_ERROR(check_options(options));
   LOCKSTEP_RETURN_IF_ERROR(check_schedule(options.schedule));
   LOCKSTEP_ASSIGN_OR_RETURN(optimizer, make_optimizer(options.optimizer));
   return plan();
@@ -149,15 +172,13 @@ void ShardedOptimizer::Impl::update_piece(Shard& shard, const Piece& piece, doub
 
 Result<ShardedOptimizer> ShardedOptimizer::make(DataParallel& model,
                                                 const ShardedOptimizerOptions& options) {
-  auto impl = std::make_unique<Impl>();
-  impl->model = &model;
-  impl->options = options;
+  auto impl = std::make_unique<Impl>(model, options);
   impl->groups =
       options.groups.empty() ? std::vector<ParamGroup>{{"all", 1.0, std::nullopt}} : options.groups;
   ControlPlane& plane = model.world().control_plane();
   Deadline deadline = Deadline::after_s(model.options().timeout_s);
   // What fails on one rank alone is voted on: a rank that just left would let the others wait.
-  auto group_lines = impl->prepare();
+  auto group_lines = caught([&] { return impl->prepare(); });
   LOCKSTEP_RETURN_IF_ERROR(
       plane.vote("optimizer", group_lines.is_ok() ? Status::ok() : group_lines.status(), deadline));
   LOCKSTEP_RETURN_IF_ERROR(check_same_on_all_ranks(
@@ -173,6 +194,7 @@ ShardedOptimizer::~ShardedOptimizer() = default;
 Result<UpdateReport> ShardedOptimizer::step(const StepGradients& gradients) {
   LOCKSTEP_CHECK(gradients.is_finite, "the gradients of step ", gradients.step,
                  " are not finite; skip or stop");
+  impl_->model.claim_gradients(gradients.step);
   UpdateReport report;
   const auto& options = impl_->options;
   double schedule_factor = learning_rate_factor(options.schedule, gradients.step);
@@ -191,7 +213,7 @@ Result<UpdateReport> ShardedOptimizer::step(const StepGradients& gradients) {
         impl_->update_piece<double>(shard, shard.pieces[b], schedule_factor, grad_scale);
       }
       LOCKSTEP_RETURN_IF_ERROR(
-          impl_->model->all_gather_parameters(static_cast<int>(s), static_cast<int>(b)));
+          impl_->model.all_gather_parameters(static_cast<int>(s), static_cast<int>(b)));
     }
   }
   return report;

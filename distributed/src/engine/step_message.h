@@ -21,7 +21,7 @@ struct StepMessageShape {
 struct StepMessage {
   uint64_t flags = 0;
   uint64_t integer_buffers_hash = 0;
-  uint64_t error = 0;  ///< 1: this rank found integer buffers that differ between its micro-batches
+  uint64_t error = 0;  ///< 1: this rank could not finish the step; the reason follows by vote
   std::vector<double> losses;  ///< by this rank's micro-batches
   std::vector<double> weights;
   std::vector<double>

@@ -36,7 +36,7 @@ std::string first_few(const std::vector<std::string>& names) {
 }  // namespace
 
 TrainingEngine::TrainingEngine(const TrainingParts& parts) : parts_(parts) {
-  LeafRange range = parts_.parallel->micro_batch_range();
+  IndexRange range = parts_.parallel->micro_batch_range();
   LoaderOptions options;
   options.first_micro_batch = range.first;
   options.end_micro_batch = range.end;

@@ -12,9 +12,9 @@
 #include <string>
 #include <vector>
 
+#include "lockstep/core/base/index_range.h"
 #include "lockstep/core/base/status.h"
 #include "lockstep/core/flat/state.h"
-#include "lockstep/core/flat/tree.h"
 #include "lockstep/distributed/shard_plan.h"
 #include "lockstep/distributed/world.h"
 
@@ -84,7 +84,7 @@ struct MemoryLedger {
   uint64_t gradient_bytes = 0;   ///< the buffer that backward accumulates into
   uint64_t fold_bytes = 0;       ///< further gradient buffers that the tree needs
   uint64_t buffer_bytes = 0;     ///< module buffers: live, of the step's start, and being folded
-  uint64_t optimizer_bytes = 0;  ///< this rank's shard (filled in by ShardedOptimizer::add_to)
+  uint64_t optimizer_bytes = 0;  ///< this rank's shard (filled in by whoever knows the optimizer)
   uint64_t exchange_bytes = 0;   ///< scratch of the exchange
   uint64_t total_bytes() const {
     return parameter_bytes + gradient_bytes + fold_bytes + buffer_bytes + optimizer_bytes +
@@ -130,13 +130,16 @@ class MicroBatchRange {
 class DataParallel {
  public:
   /// Takes over `module`'s parameters and buffers: they become views of flat memory that lives as
-  /// long as any view. Rank 0's initial values are broadcast. The module must outlive this object,
-  /// and its parameters must not be replaced, converted or given other gradients while it lives
-  /// (checked at each step). Collective: all ranks. Errors: kInvalidArgument when ranks differ in a
-  /// tensor's name, shape, dtype or order or in an option (names the first difference and the
-  /// rank), when there are more ranks than tree leaves, or when a trainable parameter is neither
-  /// F32 nor F64; those of Communicator::broadcast. Cost: one broadcast of all parameters and
-  /// buffers.
+  /// long as any view. Rank 0's initial values are broadcast. Changes this process: LibTorch's
+  /// intra-op threads, its deterministic mode, and the post-accumulate hooks of the parameters
+  /// (one slot each: a hook of the caller's is replaced). Lifetime: `module` must outlive this
+  /// object, and its parameters must not be replaced, converted or given other gradients while it
+  /// lives (checked at each step); `world` and this object may be moved. Collective: all ranks.
+  /// Errors, the same on every rank: kInvalidArgument when ranks differ in a tensor's name, shape,
+  /// dtype or order or in an option (names the first difference and the rank), when there are more
+  /// ranks than tree leaves, when two tensors share memory without being one (names both), or when
+  /// a dtype can't be trained; kResourceExhausted without enough memory; those of
+  /// Communicator::broadcast. Cost: one broadcast of all parameters and buffers.
   static Result<DataParallel> make(World& world, torch::nn::Module& module,
                                    const DataParallelOptions& options);
 
@@ -144,10 +147,10 @@ class DataParallel {
   DataParallel& operator=(DataParallel&&) noexcept;
   ~DataParallel();
 
-  /// This rank's micro-batches of `step`; iterate once, calling backward() for each.
+  /// This rank's micro-batches of `step`; iterate once, calling backward() for each, then reduce().
   MicroBatchRange micro_batches(int64_t step);
-  /// The range of micro-batch indices that this rank works in every step: [first, end).
-  LeafRange micro_batch_range() const;
+  /// The micro-batch indices that this rank works in every step.
+  IndexRange micro_batch_range() const;
 
   /// Runs backward of `mean_loss` (a scalar: the mean over the micro-batch) and adds weight times
   /// its gradient. Requires: `micro_batch` is the current one. Errors: throws UsageError when it is
@@ -187,6 +190,10 @@ class DataParallel {
   MemoryLedger memory() const;
   CommSchedule schedule() const;
 
+  /// For ShardedOptimizer: from here on the summed gradients of `step` are used up. Throws
+  /// UsageError when they are not in place: reduce(step) has not returned them, or an update or a
+  /// later step has used the memory since.
+  void claim_gradients(int64_t step);
   /// For ShardedOptimizer: the trainable spaces, their shards and memory.
   struct TrainableSpace {
     const FlatSpace* space = nullptr;
@@ -202,10 +209,11 @@ class DataParallel {
 
  private:
   friend class MicroBatchRange::Iterator;
+  friend class ShardedOptimizer;  // shares the insides, so that both may be moved
   struct Impl;
-  explicit DataParallel(std::unique_ptr<Impl> impl);
+  explicit DataParallel(std::shared_ptr<Impl> impl);
   void begin_micro_batch(const MicroBatch& micro_batch);
-  std::unique_ptr<Impl> impl_;
+  std::shared_ptr<Impl> impl_;
 };
 
 }  // namespace lockstep

@@ -65,8 +65,9 @@ class World {
 
  private:
   struct Impl;
-  explicit World(std::unique_ptr<Impl> impl);
-  std::unique_ptr<Impl> impl_;
+  friend class DataParallel;  // shares the insides, so that both may be moved
+  explicit World(std::shared_ptr<Impl> impl);
+  std::shared_ptr<Impl> impl_;
 };
 
 }  // namespace lockstep

@@ -6,15 +6,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace lockstep {
+#include "lockstep/core/base/index_range.h"
 
-/// Numbers [first, end).
-struct IndexRange {
-  int64_t first = 0;
-  int64_t end = 0;
-  int64_t size() const { return end - first; }
-  bool operator==(const IndexRange&) const = default;
-};
+namespace lockstep {
 
 /// ceil(num_samples / batch_size). Requires: num_samples >= 0, batch_size >= 1.
 int64_t num_evaluation_batches(int64_t num_samples, int64_t batch_size);
