@@ -195,6 +195,9 @@ Result<Attempt> Attempt::begin(const AttemptOptions& options) {
   auto impl = std::make_unique<Impl>();
   impl->options = options;
   impl->paths = RunPaths{options.run_dir};
+  // By itself, although the next two would make it: its name must be durable also when an earlier
+  // start was killed right after making it.
+  LOCKSTEP_RETURN_IF_ERROR(make_dirs_durable(*options.fs, options.run_dir));
   LOCKSTEP_RETURN_IF_ERROR(make_dirs_durable(*options.fs, impl->paths.attempts()));
   LOCKSTEP_RETURN_IF_ERROR(make_dirs_durable(*options.fs, impl->paths.checkpoints()));
   LOCKSTEP_ASSIGN_OR_RETURN(impl->number, create_attempt_file(options, impl->paths));

@@ -122,7 +122,9 @@ Result<SaveReport> Checkpointer::save(const SaveRequest& request) {
   LOCKSTEP_RETURN_IF_ERROR(protocol.prepare());
   protocol.stage();
   protocol.write();
-  LOCKSTEP_RETURN_IF_ERROR(protocol.vote());
+  const Status voted = protocol.vote();
+  impl_->last_outcome = protocol.outcome();
+  LOCKSTEP_RETURN_IF_ERROR(voted);
   const Status committed = protocol.commit();
   impl_->last_outcome = protocol.outcome();
   if (impl_->last_outcome == SaveOutcome::kDurable)

@@ -23,7 +23,8 @@ struct ShardReads {
 };
 
 /// All reads that fill `slices` (index_slices of the reader's part), shard by shard; shards that
-/// hold nothing of it are left out. Requires: same schema; the shards cover each block once, so
+/// hold nothing of it are left out. Requires: the slices were indexed with this `schema`, the
+/// manifest's (a model may number its kinds in another order); the shards cover each block once, so
 /// each wanted block is read exactly once.
 Result<std::vector<ShardReads>> plan_reads(const StateSchema& schema,
                                            const std::vector<ShardEntry>& shards,

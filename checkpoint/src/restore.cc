@@ -84,7 +84,7 @@ Result<std::optional<Restored>> RestoreProtocol::run() {
 
 Result<std::string> RestoreProtocol::refuse_or_move_aside() {
   LOCKSTEP_ASSIGN_OR_RETURN(const RunFolder folder, list_run_folder(fs(), context_.paths));
-  if (folder.committed.empty() && folder.quarantined.empty()) return std::string();
+  if (folder.committed.empty() && !folder.has_quarantine) return std::string();
   const std::string from = context_.paths.checkpoints();
   if (!context_.options->overwrite) {
     return invalid_argument_error(
@@ -109,13 +109,13 @@ Result<std::optional<RestoreProtocol::Candidate>> RestoreProtocol::next_candidat
     return std::optional(std::move(candidate));
   }
   LOCKSTEP_ASSIGN_OR_RETURN(const RunFolder folder, list_run_folder(fs(), context_.paths));
-  if (folder.committed.empty() && folder.quarantined.empty()) return std::optional<Candidate>();
+  if (folder.committed.empty() && !folder.has_quarantine) return std::optional<Candidate>();
   LOCKSTEP_RETURN_IF_ERROR(fs().sync_dir(context_.paths.checkpoints()));
   LOCKSTEP_ASSIGN_OR_RETURN(auto candidate, newest_whole(folder));
   if (candidate) return candidate;
   return corruption_error(
-      cat(context_.paths.checkpoints(), ": there are checkpoints, but none is good (",
-          folder.committed.size() + folder.quarantined.size(), " in ", context_.paths.quarantine(),
+      cat(context_.paths.checkpoints(), ": there were checkpoints, but none is good (see ",
+          context_.paths.quarantine(),
           "). To start again from the beginning pass --resume never --overwrite"));
 }
 
@@ -136,8 +136,8 @@ Result<std::optional<RestoreProtocol::Candidate>> RestoreProtocol::newest_whole(
 
 Status RestoreProtocol::quarantine(const GenerationName& name, const Status& why) {
   LOCKSTEP_RETURN_IF_ERROR(context_.attempt->check_not_fenced());
-  LOCKSTEP_ASSIGN_OR_RETURN(const std::string to,
-                            quarantine_checkpoint(fs(), context_.paths, name));
+  LOCKSTEP_ASSIGN_OR_RETURN(const std::string to, quarantine_checkpoint(fs(), context_.paths, name,
+                                                                        context_.attempt_number));
   context_.options->log.error(cat("the checkpoint of step ", name.step, " is bad and was moved to ",
                                   to, ": ", why.message(), ". Going back to the one before"));
   quarantined_.push_back(to);
@@ -195,7 +195,7 @@ Status RestoreProtocol::check_fit(const Manifest& manifest) const {
 
 Status RestoreProtocol::read_own(const Manifest& manifest, const std::string& folder,
                                  int64_t* shard_at_fault) {
-  LOCKSTEP_ASSIGN_OR_RETURN(const auto slices, index_slices(*request_.schema, *request_.into));
+  LOCKSTEP_ASSIGN_OR_RETURN(const auto slices, index_slices(manifest.schema, *request_.into));
   LOCKSTEP_ASSIGN_OR_RETURN(const auto reads, plan_reads(manifest.schema, manifest.shards, slices));
   std::vector<std::byte> scratch;
   for (const ShardReads& of_shard : reads) {

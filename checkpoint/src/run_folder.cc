@@ -30,8 +30,10 @@ Result<RunFolder> list_run_folder(FileSystem& fs, const RunPaths& paths) {
     if (auto doomed = parse_doomed_folder(entry.name)) name = doomed->checkpoint;
     if (name) folder.highest_generation = std::max(folder.highest_generation, name->generation);
   }
-  LOCKSTEP_ASSIGN_OR_RETURN(const auto bad, list_if_there(fs, paths.quarantine()));
-  for (const DirectoryEntry& entry : bad) {
+  const auto bad = fs.list(paths.quarantine());
+  folder.has_quarantine = bad.status().code() != StatusCode::kNotFound;
+  if (folder.has_quarantine) LOCKSTEP_RETURN_IF_ERROR(bad.status());
+  for (const DirectoryEntry& entry : bad.is_ok() ? *bad : std::vector<DirectoryEntry>()) {
     const auto name = parse_generation_folder(entry.name);
     if (!name) continue;
     folder.quarantined.push_back(*name);
@@ -57,9 +59,16 @@ Status delete_checkpoint(FileSystem& fs, const RunPaths& paths, const Generation
 }
 
 Result<std::string> quarantine_checkpoint(FileSystem& fs, const RunPaths& paths,
-                                          const GenerationName& name) {
+                                          const GenerationName& name, int64_t attempt) {
   LOCKSTEP_RETURN_IF_ERROR(make_dirs_durable(fs, paths.quarantine()));
   const std::string to = path_join(paths.quarantine(), generation_folder(name));
+  // A power cut between the two syncs below can leave the name in both folders. The one in
+  // quarantine is the one that is kept.
+  LOCKSTEP_ASSIGN_OR_RETURN(const bool is_there, exists(fs, to));
+  if (is_there) {
+    LOCKSTEP_RETURN_IF_ERROR(delete_checkpoint(fs, paths, name, attempt));
+    return to;
+  }
   LOCKSTEP_RETURN_IF_ERROR(fs.rename(paths.generation(name), to));
   LOCKSTEP_RETURN_IF_ERROR(fs.sync_dir(paths.quarantine()));
   LOCKSTEP_RETURN_IF_ERROR(fs.sync_dir(paths.checkpoints()));

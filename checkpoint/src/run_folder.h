@@ -18,7 +18,10 @@ namespace lockstep {
 struct RunFolder {
   std::vector<GenerationName> committed;    ///< newest generation first
   std::vector<GenerationName> quarantined;  ///< newest generation first
-  int64_t highest_generation = 0;           ///< over every name, also partial and doomed ones
+  /// Whether there is a quarantine folder, be it empty: then there was a checkpoint once, even if a
+  /// power cut in the middle of its move took its name out of both folders.
+  bool has_quarantine = false;
+  int64_t highest_generation = 0;  ///< over every name, also partial and doomed ones
 };
 
 /// Lists <run>/checkpoints; a run without one is empty. Two folders of one generation are
@@ -30,9 +33,10 @@ Result<RunFolder> list_run_folder(FileSystem& fs, const RunPaths& paths);
 Status delete_checkpoint(FileSystem& fs, const RunPaths& paths, const GenerationName& name,
                          int64_t attempt);
 
-/// Moves a committed checkpoint to quarantine/, durably. Returns where it is now.
+/// Moves a committed checkpoint to quarantine/, durably. Returns where it is now. When it is there
+/// already (an earlier move that a power cut tore in two), what was left behind is deleted.
 Result<std::string> quarantine_checkpoint(FileSystem& fs, const RunPaths& paths,
-                                          const GenerationName& name);
+                                          const GenerationName& name, int64_t attempt);
 
 /// Deletes what the policy does not want. Checks with `check_not_fenced` before every deletion.
 Status apply_retention(FileSystem& fs, const RunPaths& paths, const RetentionPolicy& policy,

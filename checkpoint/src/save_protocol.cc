@@ -6,7 +6,8 @@
 //  3. Each rank copies its blocks, hashing in the same pass; writes its shard, syncs it, closes it,
 //  checks its size,
 //     syncs the partial folder. A failed sync is never retried.
-//  4. Vote. Any error: rank 0 removes the partial folder and every rank returns that error.
+//  4. Vote. Any error: rank 0 removes the partial folder and every rank returns that error. Then
+//  every rank sends sizes and hashes of its shard.
 //  5. Rank 0 reads every shard's header and checksum table back, checks that each block of each
 //  kind is there once,
 //     computes the state digest, writes and syncs the manifest, removes the token, syncs the
@@ -15,8 +16,8 @@
 //  7. Rename to the final name, sync the checkpoints folder. (The folders above it were synced when
 //  the attempt began.)
 //  8. The verdict goes to all ranks. Only now is it durable for them. A rank that loses rank 0
-//  between its vote in 4
-//     and the verdict does not know: kUnknown.
+//  after it sent its part in 4
+//     and before the verdict does not know: kUnknown.
 //  9. Retention, on older checkpoints than this one.
 #include "save_protocol.h"
 
@@ -33,6 +34,20 @@ namespace {
 
 constexpr uint64_t kSpareBytes = uint64_t{16} << 20;  // manifest, headers, file system overhead
 constexpr uint64_t kMaxTokenBytes = 64;
+constexpr std::string_view kMayBeDurable =
+    " may or may not have become durable; the next start finds out";
+
+/// The manifest lists kinds space by space: in another order shards would not be what it says.
+Status check_kind_order(const StateSchema& schema) {
+  std::vector<StateKind> in_order;
+  for (const FlatSpace& space : schema.layout.spaces()) {
+    for (const StateKind& kind : schema.kinds) {
+      if (kind.space == space.name) in_order.push_back(kind);
+    }
+  }
+  if (in_order == schema.kinds) return Status::ok();
+  return internal_error("the state's kinds are not listed space by space in the layout's order");
+}
 
 std::string schema_text(const StateSchema& schema) {
   std::string text = schema.layout.canonical_text();
@@ -141,8 +156,9 @@ Status SaveProtocol::check_space() const {
   uint64_t own_bytes = 0;
   for (const StateSlice& slice : request_.owned->slices) own_bytes += slice.bytes.size();
   const auto free = fs().free_bytes(context_.paths.checkpoints());
+  const Status order = check_kind_order(*request_.schema);
   const std::string message = Packer()
-                                  .status(free.status())
+                                  .status(order.is_ok() ? free.status() : order)
                                   .number(static_cast<uint64_t>(request_.step))
                                   .hash(xxh3_128(schema_text(*request_.schema)))
                                   .number(own_bytes)
@@ -206,7 +222,14 @@ Status SaveProtocol::vote() {
   const Stopwatch watch;
   enter(4);
   Status status = context_.plane->vote(what("shards written"), own_status_, data_deadline());
-  if (status.is_ok()) status = gather_shards();
+  if (status.is_ok()) {
+    status = gather_shards();
+    // This rank's part is on its way: rank 0 may have all it needs and commit without this rank.
+    if (!status.is_ok() && !is_rank_0()) {
+      outcome_ = SaveOutcome::kUnknown;
+      status = status.with_context(cat(final_folder(), kMayBeDurable));
+    }
+  }
   report_.vote_ms = watch.elapsed_ms();
   if (!status.is_ok()) abandon();
   return status;
@@ -275,12 +298,22 @@ Result<Hash128> SaveProtocol::publish() {
   enter(6);
   LOCKSTEP_RETURN_IF_ERROR(context_.attempt->check_not_fenced());
   enter(7);
-  LOCKSTEP_RETURN_IF_ERROR(fs().rename(partial_, final_folder()));
-  // From here on the name is there: if its sync fails, nobody may call the save failed or durable.
+  // From here on the final name may be there: nobody may call the save failed or durable.
   outcome_ = SaveOutcome::kUnknown;
+  if (Status status = fs().rename(partial_, final_folder()); !status.is_ok()) {
+    if (is_still_partial()) outcome_ = SaveOutcome::kFailed;
+    return status;
+  }
   LOCKSTEP_RETURN_IF_ERROR(fs().sync_dir(context_.paths.checkpoints()));
   outcome_ = SaveOutcome::kDurable;
   return manifest.state_digest;
+}
+
+/// Whether a rename that reported an error did not happen: over a network it may have.
+bool SaveProtocol::is_still_partial() const {
+  const auto is_partial = exists(fs(), partial_);
+  const auto is_final = exists(fs(), final_folder());
+  return is_partial.is_ok() && *is_partial && is_final.is_ok() && !*is_final;
 }
 
 Status SaveProtocol::commit() {
@@ -305,8 +338,7 @@ Status SaveProtocol::commit() {
     return received.status().with_context(
         cat(final_folder(), outcome_ == SaveOutcome::kDurable
                                 ? " is durable, but not every rank could be told"
-                                : " may or may not have become durable; the next "
-                                  "start finds out"));
+                                : kMayBeDurable));
   }
   Unpacker unpacker(*received);
   outcome_ = static_cast<SaveOutcome>(unpacker.number());

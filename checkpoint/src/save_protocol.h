@@ -64,6 +64,7 @@ class SaveProtocol {
   Status gather_shards();
   Result<Manifest> make_manifest() const;
   Result<Hash128> publish();
+  bool is_still_partial() const;
   void abandon();
 
   SaveContext context_;

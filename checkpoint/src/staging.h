@@ -15,7 +15,7 @@
 
 namespace lockstep {
 
-/// A slice of the live state with its kind as a number.
+/// A slice of the live state with its kind as a number in the schema that index_slices() was given.
 struct IndexedSlice {
   size_t kind_index = 0;
   const StateSlice* slice = nullptr;

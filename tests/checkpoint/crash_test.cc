@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <atomic>
 #include <random>
 
 #include "lockstep/core/base/fault_file_system.h"
@@ -88,15 +89,16 @@ Rehearsal rehearse(const MemoryFileSystem& disk, const Protocol& protocol, const
   for (uint64_t kill_at = 1;; ++kill_at) {
     const auto copy = disk.after_crash(Fates(disk.unsynced().size(), {CrashFate::Kind::kKept, 0}));
     FaultFileSystem faulty(*copy);
+    std::atomic<bool> was_killed = false;
     faulty.set_hook([&](const FileCall& call) {
-      if (call.number >= kill_at) throw Killed();
+      if (call.number < kill_at) return;
+      was_killed = true;
+      throw Killed();
     });
     bool acknowledged = false;
-    bool was_killed = false;
     try {
       protocol(faulty, &acknowledged);
     } catch (const Killed&) {
-      was_killed = true;
     }
     ++rehearsal.num_kill_points;
     for (const Fates& fates : fates_to_try(copy->unsynced(), kill_at)) {
@@ -174,6 +176,79 @@ TEST_F(Crash, TheVeryFirstSaveSurvivesOnceAcknowledged) {
     const auto restored = restore_state(fs, 1, read, {}, deep);
     ASSERT_TRUE(restored.is_ok() && restored->has_value());
     EXPECT_TRUE(read == after_);
+  }
+}
+
+/// A start that is killed at each of its calls leaves the run folder half made; a later one saves,
+/// and what that one acknowledged survives the power cut.
+TEST_F(Crash, AKilledStartTakesNothingFromTheNextOnesSave) {
+  const auto deep = [](CheckpointerOptions& options) { options.run_dir = "/a/b/run"; };
+  int num_killed = 0;
+  for (uint64_t kill_at = 1;; ++kill_at) {
+    MemoryFileSystem fs;
+    FaultFileSystem faulty(fs);
+    bool was_killed = false;
+    faulty.set_hook([&](const FileCall& call) {
+      if (call.number < kill_at) return;
+      was_killed = true;
+      throw Killed();
+    });
+    TestState read(after_.schema(), 0);
+    try {
+      restore_state(faulty, 1, read, {}, deep).status().ignore();
+    } catch (const Killed&) {
+    }
+    if (!was_killed) break;
+    ++num_killed;
+    ASSERT_TRUE(save_state(fs, 2, after_, 20, deep).is_ok());
+    for (const Fates& fates : fates_to_try(fs.unsynced(), kill_at)) {
+      const auto crashed = fs.after_crash(fates);
+      const auto restored = restore_state(*crashed, 1, read, {}, deep);
+      ASSERT_TRUE(restored.is_ok()) << restored.status().message();
+      ASSERT_TRUE(restored->has_value()) << "killed before call " << kill_at;
+      EXPECT_TRUE(read == after_);
+    }
+  }
+  EXPECT_GT(num_killed, 8);
+}
+
+TEST_F(Crash, QuarantineKeepsTheOlderOneWhereverItIsCut) {
+  ASSERT_TRUE(save_state(disk_, 2, after_, 20).is_ok());
+  const std::string bad = "/run/checkpoints/gen-000002-step-0000000020/manifest.json";
+  overwrite_file(disk_, bad, "");
+  disk_.crash_keeping_all();
+  const Protocol starting = [this](FileSystem& fs, bool*) {
+    TestState read(before_.schema(), 0);
+    const auto restored = restore_state(fs, 1, read);
+    EXPECT_TRUE(restored.is_ok() && (*restored)->quarantined.size() == 1U);
+  };
+  EXPECT_THAT(rehearse(disk_, starting, before_, before_).violations, ::testing::IsEmpty());
+}
+
+/// The only checkpoint is bad: however the start is cut, no later one may begin from scratch.
+TEST_F(Crash, QuarantineOfTheOnlyOneNeverEndsInAStartFromScratch) {
+  overwrite_file(disk_, "/run/checkpoints/gen-000001-step-0000000010/manifest.json", "");
+  disk_.crash_keeping_all();
+  for (uint64_t kill_at = 1;; ++kill_at) {
+    const auto copy = disk_.after_crash({});
+    FaultFileSystem faulty(*copy);
+    bool was_killed = false;
+    faulty.set_hook([&](const FileCall& call) {
+      if (call.number < kill_at) return;
+      was_killed = true;
+      throw Killed();
+    });
+    TestState read(before_.schema(), 0);
+    try {
+      EXPECT_FALSE(restore_state(faulty, 1, read).is_ok());
+    } catch (const Killed&) {
+    }
+    for (const Fates& fates : fates_to_try(copy->unsynced(), kill_at)) {
+      EXPECT_EQ(restore_state(*copy->after_crash(fates), 1, read).status().code(),
+                StatusCode::kCorruption)
+          << "killed before call " << kill_at;
+    }
+    if (!was_killed) break;
   }
 }
 

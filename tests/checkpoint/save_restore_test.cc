@@ -132,6 +132,41 @@ TEST(SaveRestore, AnotherModelIsRefusedWithEachDifference) {
   EXPECT_TRUE(exists(fs, "/run/checkpoints/gen-000001-step-0000000005").value());
 }
 
+/// Medium_schema() with its last two kinds of one space exchanged: the optimizer's slots, which
+/// have one size.
+StateSchema with_slots_exchanged() {
+  StateSchema schema = medium_schema();
+  LOCKSTEP_CHECK(
+      schema.kinds[1].kind == "adamw.exp_avg" && schema.kinds[2].kind == "adamw.exp_avg_sq",
+      "the slots of medium_schema()");
+  std::swap(schema.kinds[1], schema.kinds[2]);
+  return schema;
+}
+
+TEST(SaveRestore, SlotsAreFoundByNameWhateverTheirOrder) {
+  MemoryFileSystem fs;
+  TestState saved(medium_schema(), 7);
+  ASSERT_TRUE(save_state(fs, 3, saved, 1).is_ok());
+  for (int read_at : {1, 2}) {
+    TestState read(with_slots_exchanged(), 0);
+    const auto restored = restore_state(fs, read_at, read);
+    ASSERT_TRUE(restored.is_ok()) << restored.status().message();
+    std::swap(read.kind(1), read.kind(2));  // back to the order of medium_schema()
+    EXPECT_TRUE(read == saved);
+  }
+}
+
+TEST(SaveRestore, KindsThatAreNotListedSpaceBySpaceAreRefused) {
+  MemoryFileSystem fs;
+  StateSchema schema = medium_schema();
+  std::swap(schema.kinds.front(), schema.kinds.back());
+  TestState state(schema, 1);
+  const auto refused = save_state(fs, 2, state, 1);
+  EXPECT_EQ(refused.status().code(), StatusCode::kInternal);
+  EXPECT_THAT(refused.status().message(), HasSubstr("space by space"));
+  EXPECT_THAT(all_files(fs, "/run/checkpoints"), ::testing::IsEmpty());
+}
+
 TEST(SaveRestore, AnotherRecipeIsRefusedUnlessItsKeysAreAllowed) {
   MemoryFileSystem fs;
   TestState state(small_schema(), 1);

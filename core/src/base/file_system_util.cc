@@ -5,6 +5,17 @@
 #include "lockstep/core/base/text.h"
 
 namespace lockstep {
+namespace {
+
+/// Syncs the folder above an existing one. A folder that this user may not even list holds nothing
+/// that this user's programs made: then there is nothing to sync.
+Status sync_name_of_existing(FileSystem& fs, const std::string& parent) {
+  Status synced = fs.sync_dir(parent);
+  if (synced.is_ok() || !fs.list(parent).is_ok()) return Status::ok();
+  return synced;
+}
+
+}  // namespace
 
 Result<std::string> read_whole_file(FileSystem& fs, const std::string& path, uint64_t limit_bytes) {
   LOCKSTEP_ASSIGN_OR_RETURN(auto file, fs.open_read(path));
@@ -26,15 +37,17 @@ Status write_and_sync_file(FileSystem& fs, const std::string& path, std::string_
 }
 
 Status make_dirs_durable(FileSystem& fs, const std::string& path) {
+  const std::string parent = path_parent(path);
   // "<path>/." asks for what a symbolic link points at: a run folder may be a link to another disk.
   auto info = fs.stat(path_join(path, "."));
   if (info.is_ok()) {
-    if (info->type == FileType::kDirectory) return Status::ok();
+    // Whoever made it may have been killed before its name was synced. One level is enough: nothing
+    // is made in a folder here before that folder's own name is durable.
+    if (info->type == FileType::kDirectory) return sync_name_of_existing(fs, parent);
     return io_error(
         cat("make folder ", path, ": the name is taken by something that is not a folder"));
   }
   if (info.status().code() != StatusCode::kNotFound) return info.status();
-  const std::string parent = path_parent(path);
   if (parent != path) LOCKSTEP_RETURN_IF_ERROR(make_dirs_durable(fs, parent));
   Status made = fs.make_dir(path);
   // Another process may have been faster; its sync may not have happened yet, so ours follows all
@@ -52,8 +65,11 @@ Status remove_tree(FileSystem& fs, const std::string& path) {
   if (!info.is_ok())
     return info.status().code() == StatusCode::kNotFound ? Status::ok() : info.status();
   if (info->type == FileType::kDirectory) {
-    LOCKSTEP_ASSIGN_OR_RETURN(const auto entries, fs.list(path));
-    for (const auto& entry : entries)
+    const auto entries = fs.list(path);
+    if (entries.status().code() == StatusCode::kNotFound)
+      return Status::ok();  // another was faster
+    LOCKSTEP_RETURN_IF_ERROR(entries.status());
+    for (const auto& entry : *entries)
       LOCKSTEP_RETURN_IF_ERROR(remove_tree(fs, path_join(path, entry.name)));
   }
   Status removed = fs.remove(path);
