@@ -96,7 +96,8 @@ Result<LabelledTable> find_label(CsvTable table, const std::string& path, const 
   return labelled;
 }
 
-std::vector<Scale> fit_scales(const LabelledTable& labelled, std::span<const int64_t> rows) {
+Result<std::vector<Scale>> fit_scales(const std::string& path, const LabelledTable& labelled,
+                                      std::span<const int64_t> rows) {
   std::vector<Scale> scales(labelled.table.columns.size());
   for (size_t column = 0; column < scales.size(); ++column) {
     auto less = [&](int64_t a, int64_t b) {
@@ -104,7 +105,12 @@ std::vector<Scale> fit_scales(const LabelledTable& labelled, std::span<const int
     };
     auto [low, high] = std::minmax_element(rows.begin(), rows.end(), less);
     double min = labelled.value(*low, column);
-    scales[column] = {.min = min, .range = labelled.value(*high, column) - min};
+    double range = labelled.value(*high, column) - min;
+    if (!std::isfinite(range))
+      return corruption_error(cat(path, ": column '", labelled.table.columns[column],
+                                  "' spans from ", min, " to ", labelled.value(*high, column),
+                                  ", more than a number can hold; rescale it"));
+    scales[column] = {.min = min, .range = range};
   }
   return scales;
 }
@@ -151,7 +157,7 @@ Result<DatasetSplits> open_csv(FileSystem& fs, const std::string& path, const Cs
   auto train_rows = std::span<const int64_t>(rows).first(static_cast<size_t>(num_train));
   auto test_rows = std::span<const int64_t>(rows).subspan(static_cast<size_t>(num_train));
 
-  std::vector<Scale> scales = fit_scales(labelled, train_rows);
+  LOCKSTEP_ASSIGN_OR_RETURN(std::vector<Scale> scales, fit_scales(path, labelled, train_rows));
   std::string identity =
       cat("csv v1 min-max content=", xxh3_128(text).hex(), " label=", options.label_column,
           " train_rows=", num_train, " split_seed=", options.split_seed);

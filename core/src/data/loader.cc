@@ -1,14 +1,16 @@
 #include "lockstep/core/data/loader.h"
 
+#include <algorithm>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
-#include <exception>
 #include <mutex>
 #include <optional>
 #include <thread>
 #include <utility>
 
-#include "lockstep/core/base/check.h"
+#include "lockstep/core/base/caught.h"
+#include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/text.h"
 
 namespace lockstep {
@@ -30,14 +32,14 @@ struct BatchLoader::Impl {
 
   Made make(MicroBatchId id) const {
     auto context = [&] { return cat("step ", id.step, ", micro-batch ", id.micro_batch); };
-    try {
-      Result<Batch> batch = dataset.batch(sampler.sample_indices(id.step, id.micro_batch));
-      if (!batch.is_ok()) return {id, batch.status().with_context(context()), {}};
-      batch->inputs = to_memory_format(batch->inputs, options.memory_format);
-      return {id, Status::ok(), std::move(batch).value()};
-    } catch (const std::exception& error) {
-      return {id, internal_error(cat(context(), ": making a batch: ", error.what())), {}};
-    }
+    auto batch = caught([&]() -> Result<Batch> {
+      LOCKSTEP_ASSIGN_OR_RETURN(Batch made,
+                                dataset.batch(sampler.sample_indices(id.step, id.micro_batch)));
+      made.inputs = to_memory_format(made.inputs, options.memory_format);
+      return made;
+    });
+    if (!batch.is_ok()) return {id, batch.status().with_context(context()), {}};
+    return {id, Status::ok(), std::move(batch).value()};
   }
 
   static Result<Batch> result_of(Made made) {
@@ -128,7 +130,17 @@ Result<Batch> BatchLoader::get(MicroBatchId id) {
     impl.changed.notify_all();
   }
   if (impl.ready.empty()) ++impl.num_waits;
-  impl.changed.wait(lock, [&] { return impl.is_stopping || !impl.ready.empty(); });
+  Deadline deadline = Deadline::after_s(impl.options.timeout_s);
+  auto is_there = [&] { return impl.is_stopping || !impl.ready.empty(); };
+  while (!is_there()) {
+    if (deadline.has_passed()) {
+      return timeout_error(cat("step ", id.step, ", micro-batch ", id.micro_batch,
+                               ": no batch within ", deadline.length_s(), " s from the data set ",
+                               impl.dataset.identity()));
+    }
+    impl.changed.wait_for(lock,
+                          std::chrono::duration<double>(std::min(deadline.remaining_s(), 60.0)));
+  }
   if (impl.is_stopping) return aborted_error("the loader was stopped");
   Impl::Made made = std::move(impl.ready.front());
   impl.ready.pop_front();

@@ -38,6 +38,13 @@ FrameworkKey optional(std::string table, KeySpec spec) {
   return required<Table, Field>(std::move(table), std::move(spec));
 }
 
+// Far above any use, and low enough that products of them are exact.
+constexpr double kMaxSteps = 1e15;
+constexpr double kMaxEpochs = 1e8;
+constexpr double kMaxBatch = 1 << 30;
+constexpr double kMaxMicroBatches = 1 << 20;
+constexpr double kMaxBucketMib = 1 << 20;
+
 using Tables = RecipeTables;
 using Keys = std::vector<FrameworkKey>;
 
@@ -57,20 +64,27 @@ void add_train(Keys& keys) {
   keys.push_back(optional<&Tables::train, &TrainRecipe::seed>(
       "train", int_key("seed", "of initial weights, sample order, dropout").at_least(0)));
   keys.push_back(optional<&Tables::train, &TrainRecipe::steps>(
-      "train",
-      int_key("steps", "length of the run; 0: given in epochs").at_least(0).outside_hash()));
+      "train", int_key("steps", "length of the run; 0: given in epochs")
+                   .at_least(0)
+                   .at_most(kMaxSteps)
+                   .outside_hash()));
   keys.push_back(optional<&Tables::train, &TrainRecipe::epochs>(
-      "train",
-      int_key("epochs", "length of the run; 0: given in steps").at_least(0).outside_hash()));
+      "train", int_key("epochs", "length of the run; 0: given in steps")
+                   .at_least(0)
+                   .at_most(kMaxEpochs)
+                   .outside_hash()));
   keys.push_back(required<&Tables::train, &TrainRecipe::micro_batch_size>(
-      "train",
-      int_key("micro_batch_size", "samples of one forward and backward pass").at_least(1)));
+      "train", int_key("micro_batch_size", "samples of one forward and backward pass")
+                   .at_least(1)
+                   .at_most(kMaxBatch)));
   keys.push_back(required<&Tables::train, &TrainRecipe::micro_batches_per_step>(
       "train", int_key("micro_batches_per_step", "over all ranks; also the largest number of ranks")
-                   .at_least(1)));
+                   .at_least(1)
+                   .at_most(kMaxMicroBatches)));
   keys.push_back(optional<&Tables::train, &TrainRecipe::leaf_micro_batches>(
-      "train",
-      int_key("leaf_micro_batches", "micro-batches accumulated in place as one leaf").at_least(1)));
+      "train", int_key("leaf_micro_batches", "micro-batches accumulated in place as one leaf")
+                   .at_least(1)
+                   .at_most(kMaxMicroBatches)));
   keys.push_back(optional<&Tables::train, &TrainRecipe::memory_format>(
       "train", string_key("memory_format", "of weights and inputs of convolutions")
                    .one_of({"contiguous", "channels_last"})));
@@ -81,7 +95,10 @@ void add_train(Keys& keys) {
       "train", string_key("reduction", "native is not invariant, for comparison")
                    .one_of({"tree", "native"})));
   keys.push_back(optional<&Tables::train, &TrainRecipe::bucket_mib>(
-      "train", float_key("bucket_mib", "gradient exchanged at a time").above(0).outside_hash()));
+      "train", float_key("bucket_mib", "gradient exchanged at a time")
+                   .above(0)
+                   .at_most(kMaxBucketMib)
+                   .outside_hash()));
   keys.push_back(optional<&Tables::train, &TrainRecipe::on_nonfinite>(
       "train", string_key("on_nonfinite", "what to do about a step whose numbers are not finite")
                    .one_of({"stop", "skip", "rollback"})));

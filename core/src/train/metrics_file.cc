@@ -82,11 +82,16 @@ Status MetricsFile::cut_back_and_open(int64_t num_steps) {
   if (is_there) {
     LOCKSTEP_ASSIGN_OR_RETURN(std::string text, read_whole_file(fs_, path_, kMaxFileBytes));
     LOCKSTEP_ASSIGN_OR_RETURN(size_t keep, kept_bytes(path_, text, num_steps));
-    if (keep < text.size()) LOCKSTEP_RETURN_IF_ERROR(fs_.truncate(path_, keep));
+    text.resize(keep);
+    // A file of its own, even when nothing is cut: an older start that was taken over and does not
+    // know it yet goes on writing into the one it opened, which then has no name.
+    std::string fresh = path_ + ".new";
+    LOCKSTEP_RETURN_IF_ERROR(write_and_sync_file(fs_, fresh, text, OpenMode::kTruncate));
+    LOCKSTEP_RETURN_IF_ERROR(fs_.rename(fresh, path_));
   }
   LOCKSTEP_ASSIGN_OR_RETURN(file_, fs_.open_write(path_, OpenMode::kAppend));
   LOCKSTEP_RETURN_IF_ERROR(file_->sync());
-  return is_there ? Status::ok() : fs_.sync_dir(path_parent(path_));
+  return fs_.sync_dir(path_parent(path_));
 }
 
 Status MetricsFile::write_line(std::string line) {
@@ -113,6 +118,7 @@ Status MetricsFile::on_step(const StepRecord& record) {
                {"num_samples", record.num_samples},
                {"is_applied", record.is_applied},
                {"step_ms", record.step_ms}};
+  if (!record.bad_numbers.empty()) json["reason"] = record.bad_numbers;
   return write_line(one_line(json));
 }
 

@@ -28,7 +28,7 @@ class Loop {
         break;
       }
       LOCKSTEP_ASSIGN_OR_RETURN(StepOutcome outcome, one_step());
-      if (outcome.bad_numbers.empty() || options_.on_nonfinite == OnNonFinite::kSkip) {
+      if (outcome.record.bad_numbers.empty() || options_.on_nonfinite == OnNonFinite::kSkip) {
         LOCKSTEP_RETURN_IF_ERROR(finish_step(outcome));
       } else {
         LOCKSTEP_RETURN_IF_ERROR(handle_bad_numbers(outcome));
@@ -57,7 +57,7 @@ class Loop {
   }
 
   Status finish_step(const StepOutcome& outcome) {
-    if (!outcome.bad_numbers.empty()) remember_skipped(done_);
+    if (!outcome.record.bad_numbers.empty()) remember_skipped(done_);
     for (StepObserver* observer : observers_)
       LOCKSTEP_RETURN_IF_ERROR(observer->on_step(outcome.record));
     report_.last_step = outcome.record;
@@ -77,13 +77,13 @@ class Loop {
   Status handle_bad_numbers(const StepOutcome& outcome) {
     if (options_.on_nonfinite == OnNonFinite::kStop) {
       return invalid_argument_error(
-          outcome.bad_numbers +
+          outcome.record.bad_numbers +
           "; stopped as train.on_nonfinite = \"stop\" says (\"skip\" leaves such a step out, "
           "\"rollback\" goes back to the last checkpoint first)");
     }
     if (rolled_back_to_ && *rolled_back_to_ == last_saved_) {
       return invalid_argument_error(
-          outcome.bad_numbers +
+          outcome.record.bad_numbers +
           "; it came again after a roll back to the same checkpoint, so it is not one bad batch: "
           "lower the learning rate or look at the data");
     }
@@ -91,7 +91,7 @@ class Loop {
     LOCKSTEP_ASSIGN_OR_RETURN(done_, keeper_.roll_back());
     rolled_back_to_ = last_saved_ = done_;
     for (StepObserver* observer : observers_) {
-      LOCKSTEP_RETURN_IF_ERROR(observer->on_roll_back(done_, outcome.bad_numbers));
+      LOCKSTEP_RETURN_IF_ERROR(observer->on_roll_back(done_, outcome.record.bad_numbers));
     }
     return Status::ok();
   }

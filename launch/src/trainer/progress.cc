@@ -33,6 +33,7 @@ void Progress::line(const std::string& text) {
 Status Progress::on_step(const StepRecord& record) {
   ++num_steps_seen_;
   step_seconds_ += record.step_ms * 1e-3;
+  if (!record.bad_numbers.empty()) line(cat("warning: left out: ", record.bad_numbers));
   int64_t now = monotonic_ns();
   bool is_last = record.step + 1 == end_step_;
   if (num_steps_seen_ > 1 && !is_last &&

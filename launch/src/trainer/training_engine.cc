@@ -86,7 +86,7 @@ Result<StepOutcome> TrainingEngine::run_step(int64_t step, uint64_t flags) {
     outcome.record.clip_factor = update.clip_factor;
   } else {
     outcome.record.is_applied = false;
-    outcome.bad_numbers = describe_bad_numbers(gradients);
+    outcome.record.bad_numbers = describe_bad_numbers(gradients);
   }
   if (!gradients.unused_parameters.empty() && !has_told_unused_) {
     has_told_unused_ = true;

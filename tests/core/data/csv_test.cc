@@ -172,6 +172,19 @@ TEST_F(Csv, RefusesALabelThatIsNoClass) {
   }
 }
 
+TEST_F(Csv, RefusesAColumnTooWideToScale) {
+  Status status = open("x,y\n-1.7e308,0\n1.7e308,1\n0,0\n1,1\n",
+                       {.label_column = "y", .train_fraction = 0.75, .split_seed = 0})
+                      .status();
+  for (uint64_t seed = 1; status.is_ok() && seed < 8; ++seed) {
+    status = open("x,y\n-1.7e308,0\n1.7e308,1\n0,0\n1,1\n",
+                  {.label_column = "y", .train_fraction = 0.75, .split_seed = seed})
+                 .status();
+  }
+  EXPECT_EQ(status.code(), StatusCode::kCorruption);
+  EXPECT_THAT(status.message(), AllOf(HasSubstr("/t.csv"), HasSubstr("'x'"), HasSubstr("rescale")));
+}
+
 TEST_F(Csv, RefusesAnEmptyPart) {
   for (double fraction : {0.0, 0.01, 0.99, 1.0, -1.0, 7.0}) {
     Status status =

@@ -164,6 +164,17 @@ TEST_F(Loader, TurnsAnExceptionIntoAnError) {
   EXPECT_THAT(status.message(), HasSubstr("thrown below"));
 }
 
+TEST_F(Loader, NamesTheDataSetThatDoesNotAnswerInTime) {
+  options_.timeout_s = 0.05;
+  dataset_.allow(0);
+  BatchLoader loader(dataset_, sampler_, options_);
+  Status status = loader.get({3, 2}).status();
+  EXPECT_EQ(status.code(), StatusCode::kTimeout);
+  EXPECT_THAT(status.message(), AllOf(HasSubstr("step 3"), HasSubstr("counting")));
+  dataset_.allow(1'000'000);
+  expect_right(loader, {3, 2});
+}
+
 TEST_F(Loader, StopsWithAFullQueueAndRefusesFurtherGets) {
   BatchLoader loader(dataset_, sampler_, options_);
   expect_right(loader, {0, 2});

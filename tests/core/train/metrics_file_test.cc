@@ -166,6 +166,34 @@ TEST_F(Metrics, ResumeKeepsWhatBelongsToTheRestoredStep) {
   EXPECT_THAT(numbers("step"), ElementsAre(1, 2));
 }
 
+// A start that was taken over learns of it at its next save only; until then it goes on writing.
+TEST_F(Metrics, AnOlderStartWritesIntoNoFileOfTheNewerOne) {
+  auto older = open(0);
+  write_steps(*older, 0, 6);
+  ASSERT_TRUE(older->sync().is_ok());
+  auto newer = open(4);
+  write_steps(*older, 6, 9);
+  ASSERT_TRUE(older->sync().is_ok());
+  write_steps(*newer, 4, 7);
+  ASSERT_TRUE(newer->sync().is_ok());
+  write_steps(*older, 9, 12);
+  ASSERT_TRUE(older->close().is_ok());
+  ASSERT_TRUE(newer->close().is_ok());
+  EXPECT_THAT(numbers("step"), ElementsAre(1, 2, 3, 4, 5, 6, 7));
+}
+
+TEST_F(Metrics, AStepThatWasLeftOutSaysWhy) {
+  auto metrics = open(0);
+  StepRecord record = step_record(0);
+  record.is_applied = false;
+  record.bad_numbers = "step 0, micro-batch 2 (samples 5, 7): the loss is nan";
+  ASSERT_TRUE(metrics->on_step(record).is_ok());
+  ASSERT_TRUE(metrics->on_step(step_record(1)).is_ok());
+  ASSERT_TRUE(metrics->close().is_ok());
+  EXPECT_EQ(lines()[0]["reason"], record.bad_numbers);
+  EXPECT_FALSE(lines()[1].contains("reason"));
+}
+
 TEST_F(Metrics, StartFromNothingEmptiesIt) {
   put_run(3);
   open(0);

@@ -29,7 +29,7 @@ class FakeEngine final : public StepEngine {
     if (bad != bad_times.end() && bad->second > 0) {
       --bad->second;
       outcome.record.is_applied = false;
-      outcome.bad_numbers = cat("step ", step, " is bad");
+      outcome.record.bad_numbers = cat("step ", step, " is bad");
     }
     return outcome;
   }

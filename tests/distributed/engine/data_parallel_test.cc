@@ -1,6 +1,6 @@
 // What DataParallel says when it is used wrongly, when ranks disagree, and when a rank fails; and
 // what it sends. Ranks are threads.
-// Covers: data_parallel_impl.cc, flat_model.cc, gradient_store.cc, parallel_start.cc, step_outcome.cc
+// Covers: data_parallel_impl.cc, gradient_store.cc, parallel_start.cc, step_outcome.cc
 #include "lockstep/distributed/data_parallel.h"
 
 #include <gmock/gmock.h>
@@ -125,6 +125,54 @@ TEST(DataParallelUse, GradientsAreNotTheCallersToClearOrReplace) {
   MicroBatch mb = *again.micro_batches(0).begin();
   other->head.mutable_grad() = torch::zeros_like(other->head);
   EXPECT_THAT(usage_error([&] { again.backward(mb, odd_loss(other), 1); }), HasSubstr("'head'"));
+}
+
+ShardedOptimizer sgd(DataParallel& parallel) {
+  ShardedOptimizerOptions options;
+  options.optimizer.name = "sgd";
+  return ShardedOptimizer::make(parallel, options).value();
+}
+
+// Out of turn, the memory of the sums holds something else: an update with it would go unnoticed.
+TEST(DataParallelUse, CallsOutOfTurnAreRefused) {
+  World world = World::solo(quiet());
+  OddNet net;
+  auto parallel = DataParallel::make(world, *net, options_of(2)).value();
+  ShardedOptimizer optimizer = sgd(parallel);
+  auto accumulate = [&](int64_t step) {
+    for (MicroBatch mb : parallel.micro_batches(step)) parallel.backward(mb, odd_loss(net), 1);
+  };
+  accumulate(0);
+  EXPECT_THAT(usage_error([&] { accumulate(1); }), HasSubstr("step 0 was begun but not reduced"));
+  EXPECT_THAT(usage_error([&] { (void)parallel.reduce(1); }), HasSubstr("the step under way is 0"));
+  StepGradients gradients = parallel.reduce(0).value();
+  EXPECT_THAT(usage_error([&] { (void)parallel.reduce(0); }), HasSubstr("none"));
+  ASSERT_TRUE(optimizer.step(gradients).is_ok());
+  EXPECT_THAT(usage_error([&] { (void)optimizer.step(gradients); }), HasSubstr("not in place"));
+  accumulate(1);
+  EXPECT_THAT(usage_error([&] { (void)optimizer.step(gradients); }), HasSubstr("not in place"));
+  ASSERT_TRUE(parallel.reduce(1).is_ok());
+  EXPECT_THAT(usage_error([&] { (void)optimizer.step(gradients); }), HasSubstr("not in place"));
+}
+
+TEST(DataParallelUse, WhatSetUpReturnsMayBeMoved) {
+  struct Parts {
+    World world;
+    DataParallel parallel;
+    ShardedOptimizer optimizer;
+  };
+  OddNet net;
+  auto set_up = [&] {
+    World world = World::solo(quiet());
+    DataParallel parallel = DataParallel::make(world, *net, options_of(2)).value();
+    ShardedOptimizer optimizer = sgd(parallel);
+    return std::make_unique<Parts>(std::move(world), std::move(parallel), std::move(optimizer));
+  };
+  auto parts = set_up();
+  for (MicroBatch mb : parts->parallel.micro_batches(0))
+    parts->parallel.backward(mb, odd_loss(net), 1);
+  EXPECT_TRUE(parts->optimizer.step(parts->parallel.reduce(0).value()).is_ok());
+  EXPECT_EQ(parts->parallel.world().world_size(), 1);
 }
 
 TEST(DataParallelUse, SparseGradientsAreRefusedByName) {
@@ -325,6 +373,76 @@ TEST(DataParallelStart, DifferentModelsAreNamed) {
                              return DataParallel::make(world, *net, options_of(3)).status();
                            }),
               AllOf(HasSubstr("rank 1: "), HasSubstr("'weight'"), HasSubstr("F16")));
+}
+
+// What throws on one rank alone must not leave the others waiting.
+TEST(DataParallelStart, AnExceptionOnOneRankReachesAll) {
+  std::string error = common_error(3, [](World& world) {
+    OddNet net;
+    auto parallel = DataParallel::make(world, *net, options_of(3)).value();
+    ShardedOptimizerOptions options;
+    options.groups = {{"all", 1.0, std::nullopt}};
+    options.group_of = [&](std::string_view) -> size_t {
+      LOCKSTEP_CHECK(world.world_rank() != 1, "no such parameter");
+      return 0;
+    };
+    return ShardedOptimizer::make(parallel, options).status();
+  });
+  EXPECT_THAT(error, AllOf(HasSubstr("rank 1"), HasSubstr("no such parameter")));
+}
+
+TEST(DataParallelStart, AModuleThatCannotBeLaidOutOnOneRankReachesAll) {
+  struct Net : torch::nn::Module {
+    explicit Net(bool is_odd) {
+      weight = register_parameter("weight", torch::ones({4}));
+      if (is_odd) register_buffer("shadow", weight.detach());
+    }
+    torch::Tensor weight;
+  };
+  std::string error = common_error(3, [](World& world) {
+    Net net(world.world_rank() == 2);
+    return DataParallel::make(world, net, options_of(3)).status();
+  });
+  EXPECT_THAT(error, AllOf(HasSubstr("rank 2"), HasSubstr("'shadow'")));
+}
+
+TEST(DataParallelStart, OptimizerOptionsOutOfRangeAreNamed) {
+  auto error_with = [](const std::function<void(ShardedOptimizerOptions&)>& change) {
+    return common_error(1, [&](World& world) {
+      OddNet net;
+      auto parallel = DataParallel::make(world, *net, options_of(1)).value();
+      ShardedOptimizerOptions options;
+      change(options);
+      return ShardedOptimizer::make(parallel, options).status();
+    });
+  };
+  EXPECT_THAT(error_with([](auto& o) { o.clip_max_norm = -1; }), HasSubstr("clip_max_norm"));
+  EXPECT_THAT(error_with([](auto& o) { o.clip_max_norm = NAN; }), HasSubstr("clip_max_norm"));
+  EXPECT_THAT(error_with([](auto& o) {
+                o.groups = {{"g", -2.0, std::nullopt}};
+              }),
+              AllOf(HasSubstr("'g'"), HasSubstr("-2")));
+  EXPECT_THAT(error_with([](auto& o) {
+                o.groups = {{"a", 1.0, std::nullopt}, {"b", 0.0, std::nullopt}};
+              }),
+              HasSubstr("group_of"));
+}
+
+TEST(DataParallelStep, AGroupsLearningRateAndDecayAreItsOwn) {
+  World world = World::solo(quiet());
+  OddNet net;
+  auto parallel = DataParallel::make(world, *net, options_of(1)).value();
+  ShardedOptimizerOptions options;
+  options.optimizer.name = "sgd";
+  options.optimizer.learning_rate = 0.5;
+  options.groups = {{"still", 0.0, 0.0}, {"decayed", 1.0, 0.25}};
+  options.group_of = [](std::string_view name) -> size_t { return name == "never" ? 1 : 0; };
+  auto optimizer = ShardedOptimizer::make(parallel, options).value();
+  torch::Tensor head = net->head.detach().clone();
+  for (MicroBatch mb : parallel.micro_batches(0)) parallel.backward(mb, odd_loss(net), 1);
+  ASSERT_TRUE(optimizer.step(parallel.reduce(0).value()).is_ok());
+  EXPECT_TRUE(torch::equal(net->head, head));
+  EXPECT_TRUE(torch::equal(net->never, torch::full({3}, 1 - 0.5 * 0.25)));
 }
 
 TEST(DataParallelStart, DifferentOptionsAreNamed) {

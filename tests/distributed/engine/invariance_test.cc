@@ -87,7 +87,9 @@ TEST(Invariance, SameBitsForEveryNumberOfRanks) {
       spec.micro_batches = micro_batches;
       spec.optimizer = optimizer;
       std::string expected = digest_of(1, spec);
-      for (int ranks = 2; ranks <= micro_batches; ranks += ranks < 8 ? 1 : 3) {
+      // Worlds beyond 8 need not be repeated for the second optimizer.
+      int64_t most_ranks = spec.optimizer == "adamw" ? micro_batches : 8;
+      for (int ranks = 2; ranks <= most_ranks; ++ranks) {
         EXPECT_EQ(digest_of(ranks, spec), expected)
             << ranks << " ranks, " << micro_batches << " micro-batches, " << optimizer;
       }
@@ -96,9 +98,10 @@ TEST(Invariance, SameBitsForEveryNumberOfRanks) {
 }
 
 TEST(Invariance, LeavesOfSeveralMicroBatches) {
-  for (int64_t micro_batches : {11, 16}) {
+  for (int64_t micro_batches : {8, 11, 12, 16}) {
     RunSpec spec;
     spec.micro_batches = micro_batches;
+    spec.optimizer = micro_batches % 3 == 0 ? "sgd" : "adamw";
     spec.leaf = 2;
     std::string expected = digest_of(1, spec);
     for (int ranks = 2; ranks <= (micro_batches + 1) / 2; ++ranks)

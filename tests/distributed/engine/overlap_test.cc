@@ -24,6 +24,9 @@ struct Outcome {
   int num_buckets = 0;
   int most_reduced = 0;  ///< during backward, in the best of the steps
   CommSchedule schedule = CommSchedule::kAuto;
+  // Of the last step: payload sent by backward, and by what is left of it after the delay in the
+  // first layer. Inline only, where backward's own thread sends.
+  uint64_t bytes_in_backward = 0, bytes_after_delay = 0;
 };
 
 Outcome train(World& world, CommSchedule schedule, std::chrono::milliseconds delay) {
@@ -38,7 +41,12 @@ Outcome train(World& world, CommSchedule schedule, std::chrono::milliseconds del
   ShardedOptimizerOptions adam;
   adam.optimizer.learning_rate = 0.01;
   auto optimizer = ShardedOptimizer::make(parallel, adam).value();
-  if (delay.count() > 0) net->before_first_layer = [&] { std::this_thread::sleep_for(delay); };
+  bool is_inline = schedule == CommSchedule::kInline;
+  uint64_t sent_before = 0, sent_after_delay = 0;
+  net->before_first_layer = [&] {
+    if (delay.count() > 0) std::this_thread::sleep_for(delay);
+    if (is_inline) sent_after_delay = world.communicator().num_bytes_sent();
+  };
   Outcome outcome;
   outcome.schedule = parallel.schedule();
   for (int64_t step = 0; step < kNumSteps; ++step) {
@@ -54,7 +62,13 @@ Outcome train(World& world, CommSchedule schedule, std::chrono::milliseconds del
         Status here = world.control_plane().barrier("backward", Deadline::after_s(60));
         EXPECT_TRUE(here.is_ok()) << here.to_string();
       }
+      if (is_inline) sent_before = world.communicator().num_bytes_sent();
       parallel.backward(mb, loss, 1);
+    }
+    if (is_inline) {
+      uint64_t sent = world.communicator().num_bytes_sent();
+      outcome.bytes_in_backward = sent - sent_before;
+      outcome.bytes_after_delay = sent - sent_after_delay;
     }
     auto gradients = parallel.reduce(step);
     EXPECT_TRUE(gradients.is_ok()) << gradients.status().to_string();
@@ -70,11 +84,12 @@ Outcome train(World& world, CommSchedule schedule, std::chrono::milliseconds del
   return outcome;
 }
 
-void expect_overlap(CommSchedule schedule) {
+Outcome expect_overlap(CommSchedule schedule) {
   Outcome outcome = train(testing::mpi_world(), schedule, std::chrono::milliseconds(50));
   EXPECT_EQ(outcome.schedule, schedule);
   EXPECT_EQ(outcome.num_buckets, kNumLayers);
   EXPECT_GE(outcome.most_reduced, kNumLayers - 1);
+  return outcome;
 }
 
 TEST(Overlap, OnAThreadAllBucketsButTheLastAreExchangedBeforeBackwardEnds) {
@@ -82,7 +97,11 @@ TEST(Overlap, OnAThreadAllBucketsButTheLastAreExchangedBeforeBackwardEnds) {
 }
 
 TEST(Overlap, InlineAllBucketsButTheLastAreExchangedBeforeBackwardEnds) {
-  expect_overlap(CommSchedule::kInline);
+  Outcome outcome = expect_overlap(CommSchedule::kInline);
+  // Two ranks take turns in owning a bucket's one block, and send those they don't own.
+  uint64_t bucket_bytes = kBlockElems * sizeof(float);
+  EXPECT_LE(outcome.bytes_after_delay, bucket_bytes);
+  EXPECT_GE(outcome.bytes_in_backward, kNumLayers / 2 * bucket_bytes);
 }
 
 TEST(Overlap, NoneAfterBackward) {

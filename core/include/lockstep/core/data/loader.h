@@ -28,6 +28,7 @@ struct LoaderOptions {
   int64_t end_micro_batch = 0;
   int64_t end_step = 0;           ///< nothing is made ahead for this step and later ones
   int64_t num_batches_ahead = 4;  ///< bound of the queue: batches held beside the one in use
+  double timeout_s = 600;         ///< for one batch, e.g. from a file server that hangs
   at::MemoryFormat memory_format = at::MemoryFormat::Contiguous;  ///< of the inputs
 };
 
@@ -44,9 +45,10 @@ class BatchLoader {
 
   /// The batch of `id`; waits until it is made. Requires: a micro-batch of this rank's range, a
   /// step >= 0. Errors: those of the data set, with step and micro-batch; kInternal for an
-  /// exception below; kAborted after stop(). The next get() tries again.
+  /// exception below; kTimeout naming the data set; kAborted after stop(). The next get() tries
+  /// again.
   Result<Batch> get(MicroBatchId id);
-  /// Ends and joins the thread. Idempotent.
+  /// Ends and joins the thread, which first finishes the batch that it is making. Idempotent.
   void stop();
   /// How often get() found its batch unmade and had to wait: 1 at the start, then 0 while the
   /// loader keeps ahead.

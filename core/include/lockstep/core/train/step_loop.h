@@ -25,6 +25,7 @@ struct StepRecord {
   int64_t num_samples = 0;
   bool is_applied = true;  ///< false: not finite, or skipped by decision
   double step_ms = 0;
+  std::string bad_numbers;  ///< not empty: not finite; names step, micro-batch and samples
 };
 
 struct EvalRecord {
@@ -51,8 +52,6 @@ inline constexpr uint64_t kFlagStop = 1;  ///< save and leave
 struct StepOutcome {
   StepRecord record;
   uint64_t flags = 0;  ///< of all ranks
-  std::string
-      bad_numbers;  ///< not empty: not finite, not applied; names step, micro-batch and samples
 };
 
 /// Computes. Collective where there are ranks: all call in the same order and get the same outcome.
