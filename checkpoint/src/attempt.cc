@@ -99,39 +99,47 @@ Result<int64_t> create_attempt_file(const AttemptOptions& options, const RunPath
       cat(paths.attempts(), ": other starts kept taking the next attempt number; start one"));
 }
 
-/// Renames every older writer's partial folder, then removes what is doomed. Only the renames must
-/// succeed.
-Status clear_transient_folders(const AttemptOptions& options, const RunPaths& paths,
-                               int64_t number) {
+/// Renames the partial folders of older writers, durably. Returns how many of them a writer took
+/// away at the same moment, by committing or abandoning.
+Result<int> doom_partial_folders(const AttemptOptions& options, const RunPaths& paths,
+                                 int64_t number) {
   FileSystem& fs = *options.fs;
   const std::string folder = paths.checkpoints();
   LOCKSTEP_ASSIGN_OR_RETURN(const auto entries, fs.list(folder));
-  std::vector<std::string> doomed;
+  int num_gone = 0;
   for (const DirectoryEntry& entry : entries) {
-    if (parse_doomed_folder(entry.name)) doomed.push_back(entry.name);
-    auto partial = parse_partial_folder(entry.name);
+    const auto partial = parse_partial_folder(entry.name);
     if (!partial) continue;
-    if (partial->attempt > number) {
-      return aborted_error(cat(path_join(folder, entry.name), ": attempt ", partial->attempt,
-                               " is newer than this one (", number, ")"));
-    }
     const std::string from = path_join(folder, entry.name);
+    if (partial->attempt > number) {
+      return aborted_error(
+          cat(from, ": attempt ", partial->attempt, " is newer than this one (", number, ")"));
+    }
     // The writer's own attempt number stays in the name, so two of them never collide.
-    const std::string name = doomed_folder(*partial);
-    LOCKSTEP_RETURN_IF_ERROR(remove_tree(fs, path_join(folder, name)));
-    LOCKSTEP_RETURN_IF_ERROR(fs.rename(from, path_join(folder, name)));
+    const std::string to = path_join(folder, doomed_folder(*partial));
+    LOCKSTEP_RETURN_IF_ERROR(remove_tree(fs, to));
+    const Status renamed = fs.rename(from, to);
+    if (renamed.code() == StatusCode::kNotFound) {
+      ++num_gone;
+      continue;
+    }
+    LOCKSTEP_RETURN_IF_ERROR(renamed);
     options.log.warn(cat("attempt ", partial->attempt, " did not finish saving step ",
                          partial->checkpoint.step, "; its partial folder is removed"));
-    doomed.push_back(name);
   }
-  if (doomed.empty()) return Status::ok();
   LOCKSTEP_RETURN_IF_ERROR(fs.sync_dir(folder));
-  for (const std::string& name : doomed) {
-    if (Status status = remove_tree(fs, path_join(folder, name)); !status.is_ok()) {
-      options.log.warn(cat("left behind, it only takes space: ", status.message()));
-    }
+  return num_gone;
+}
+
+/// Takes the partial folders away from all older writers. Whoever is in the middle of something may
+/// win a race for one of them: then what there is is looked at again.
+Status take_partial_folders(const AttemptOptions& options, const RunPaths& paths, int64_t number) {
+  for (int race = 0; race < kMaxRaces; ++race) {
+    LOCKSTEP_ASSIGN_OR_RETURN(const int num_gone, doom_partial_folders(options, paths, number));
+    if (num_gone == 0) return Status::ok();
   }
-  return Status::ok();
+  return aborted_error(
+      cat(paths.checkpoints(), ": an older attempt keeps saving; end it and start again"));
 }
 
 }  // namespace
@@ -201,9 +209,24 @@ Result<Attempt> Attempt::begin(const AttemptOptions& options) {
   LOCKSTEP_RETURN_IF_ERROR(make_dirs_durable(*options.fs, impl->paths.attempts()));
   LOCKSTEP_RETURN_IF_ERROR(make_dirs_durable(*options.fs, impl->paths.checkpoints()));
   LOCKSTEP_ASSIGN_OR_RETURN(impl->number, create_attempt_file(options, impl->paths));
-  LOCKSTEP_RETURN_IF_ERROR(clear_transient_folders(options, impl->paths, impl->number));
   if (options.heartbeat_s > 0) impl->heart = std::thread([raw = impl.get()] { raw->beat(); });
-  return Attempt(std::move(impl));
+  Attempt attempt(std::move(impl));
+  LOCKSTEP_RETURN_IF_ERROR(
+      take_partial_folders(options, attempt.impl_->paths, attempt.impl_->number));
+  return attempt;
+}
+
+void Attempt::remove_doomed() const {
+  FileSystem& fs = *impl_->options.fs;
+  const std::string folder = impl_->paths.checkpoints();
+  const auto entries = fs.list(folder);
+  Status status = entries.status();
+  for (const DirectoryEntry& entry : entries.is_ok() ? *entries : std::vector<DirectoryEntry>()) {
+    if (parse_doomed_folder(entry.name)) status = remove_tree(fs, path_join(folder, entry.name));
+    if (!status.is_ok()) break;
+  }
+  if (!status.is_ok())
+    impl_->options.log.warn(cat("left behind, it only takes space: ", status.message()));
 }
 
 int64_t Attempt::number() const {

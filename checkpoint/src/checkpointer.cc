@@ -63,6 +63,8 @@ Result<Checkpointer> Checkpointer::open(const CheckpointerOptions& options) {
   LOCKSTEP_ASSIGN_OR_RETURN(const std::string text,
                             share(*options.plane, "beginning the attempt", number, deadline));
   impl->attempt_number = static_cast<int64_t>(Unpacker(text).number());
+  // Only now: deleting takes long, and the others wait no longer than for a file.
+  if (impl->attempt) impl->attempt->remove_doomed();
   return Checkpointer(std::move(impl));
 }
 

@@ -20,6 +20,7 @@
 
 #include "block_hashes.h"
 #include "lockstep/checkpoint/model_difference.h"
+#include "lockstep/core/base/caught.h"
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/text.h"
 #include "read_plan.h"
@@ -45,17 +46,17 @@ Result<std::optional<Restored>> RestoreProtocol::run() {
     Result<std::string> outcome = std::string();
     if (is_rank_0()) outcome = refuse_or_move_aside();
     LOCKSTEP_RETURN_IF_ERROR(
-        share(*context_.plane, "starting without a checkpoint", outcome, control_deadline())
-            .status());
+        share(*context_.plane, "starting without a checkpoint", outcome, data_deadline()).status());
     return std::optional<Restored>();
   }
   while (true) {
     Result<std::optional<Candidate>> mine = std::optional<Candidate>();
-    if (is_rank_0()) mine = next_candidate();
+    if (is_rank_0()) mine = caught([&] { return next_candidate(); });
     LOCKSTEP_ASSIGN_OR_RETURN(const std::optional<Candidate> candidate, share_candidate(mine));
     if (!candidate) return std::optional<Restored>();
-    const auto parsed =
-        parse_manifest(candidate->manifest_text, path_join(candidate->folder, kManifestFile));
+    const auto parsed = caught([&] {
+      return parse_manifest(candidate->manifest_text, path_join(candidate->folder, kManifestFile));
+    });
     Status fits = parsed.is_ok() ? check_fit(*parsed) : parsed.status();
     LOCKSTEP_RETURN_IF_ERROR(
         context_.plane->vote("checkpoint fits the run", fits, control_deadline()));
@@ -233,7 +234,7 @@ Status RestoreProtocol::read_own(const Manifest& manifest, const std::string& fo
 
 Result<bool> RestoreProtocol::read_together(const Manifest& manifest, const std::string& folder) {
   int64_t shard_at_fault = -1;
-  const Status own = read_own(manifest, folder, &shard_at_fault);
+  const Status own = caught([&] { return read_own(manifest, folder, &shard_at_fault); });
   const std::string message =
       Packer().status(own).number(static_cast<uint64_t>(shard_at_fault)).take();
   LOCKSTEP_ASSIGN_OR_RETURN(
@@ -258,7 +259,7 @@ Result<bool> RestoreProtocol::read_together(const Manifest& manifest, const std:
   if (request_.mode == ResumeMode::kPath) return corruption_error(worst.message());
 
   Result<std::string> verdict = std::string();
-  if (is_rank_0()) verdict = judge(manifest, folder, accused);
+  if (is_rank_0()) verdict = caught([&] { return judge(manifest, folder, accused); });
   LOCKSTEP_RETURN_IF_ERROR(
       share(*context_.plane, "second look at what was bad", verdict, data_deadline())
           .status()

@@ -12,7 +12,8 @@
 //  kind is there once,
 //     computes the state digest, writes and syncs the manifest, removes the token, syncs the
 //     partial folder.
-//  6. Fencing: rank 0 makes sure that no newer attempt exists.
+//  6. Fencing: rank 0 makes sure that no newer attempt exists (once more: it did so before it ran
+//  before_commit at the end of 5).
 //  7. Rename to the final name, sync the checkpoints folder. (The folders above it were synced when
 //  the attempt began.)
 //  8. The verdict goes to all ranks. Only now is it durable for them. A rank that loses rank 0
@@ -24,6 +25,7 @@
 #include <algorithm>
 
 #include "block_hashes.h"
+#include "lockstep/core/base/caught.h"
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/text.h"
 #include "lockstep/core/flat/digest.h"
@@ -202,7 +204,7 @@ Status SaveProtocol::check_space() const {
 void SaveProtocol::stage() {
   const Stopwatch watch;
   enter(3);
-  own_status_ = context_.staging->stage(*request_.schema, *request_.owned);
+  own_status_ = caught([&] { return context_.staging->stage(*request_.schema, *request_.owned); });
   report_.stage_ms = watch.elapsed_ms();
   report_.staging_bytes = context_.staging->capacity_bytes();
 }
@@ -210,8 +212,9 @@ void SaveProtocol::stage() {
 void SaveProtocol::write() {
   if (!own_status_.is_ok()) return;
   const Stopwatch watch;
-  auto shard =
-      write_shard(fs(), partial_, *request_.schema, {name_, own_shard()}, *context_.staging);
+  auto shard = caught([&] {
+    return write_shard(fs(), partial_, *request_.schema, {name_, own_shard()}, *context_.staging);
+  });
   own_status_ = shard.status();
   if (shard.is_ok()) written_ = *shard;
   report_.own_bytes = written_.bytes;
@@ -288,12 +291,14 @@ Result<Manifest> SaveProtocol::make_manifest() const {
 
 Result<Hash128> SaveProtocol::publish() {
   enter(5);
-  LOCKSTEP_ASSIGN_OR_RETURN(const Manifest manifest, make_manifest());
+  LOCKSTEP_ASSIGN_OR_RETURN(const Manifest manifest, caught([&] { return make_manifest(); }));
   const std::string path = path_join(partial_, kManifestFile);
   LOCKSTEP_RETURN_IF_ERROR(
       write_and_sync_file(fs(), path, manifest_text(manifest), OpenMode::kCreateExclusive));
   LOCKSTEP_RETURN_IF_ERROR(fs().remove(path_join(partial_, kTokenFile)));
   LOCKSTEP_RETURN_IF_ERROR(fs().sync_dir(partial_));
+  // A fenced writer must not touch the files of the one that took over.
+  LOCKSTEP_RETURN_IF_ERROR(context_.attempt->check_not_fenced());
   if (request_.before_commit) LOCKSTEP_RETURN_IF_ERROR(request_.before_commit());
   enter(6);
   LOCKSTEP_RETURN_IF_ERROR(context_.attempt->check_not_fenced());

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <thread>
 
+#include "forwarding_file_system.h"
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/memory_file_system.h"
 #include "lockstep/core/base/text.h"
@@ -74,7 +75,94 @@ TEST_F(AttemptTest, TakingOverFencesTheOlder) {
   ASSERT_TRUE(second.is_ok()) << second.status().message();
   EXPECT_EQ(first->check_not_fenced().code(), StatusCode::kAborted);
   EXPECT_TRUE(second->check_not_fenced().is_ok());
-  EXPECT_TRUE(fs_.list("/run/checkpoints")->empty()) << "its partial folder is gone";
+  EXPECT_TRUE(exists(fs_, "/run/checkpoints/.gen-000001-step-0000000005.a0001.doomed").value())
+      << "its partial folder has another name";
+}
+
+/// An older writer whose save ends, in this way or that, just before its folder is taken away.
+class RacingWriter final : public ForwardingFileSystem {
+ public:
+  RacingWriter(FileSystem& base, bool commits) : ForwardingFileSystem(base), commits_(commits) {}
+  Status rename(const std::string& from, const std::string& to) override {
+    if (const Status ended = commits_ ? base_.rename(from, kCommitted) : remove_tree(base_, from);
+        !ended.is_ok()) {
+      return ended;
+    }
+    return base_.rename(from, to);
+  }
+  static constexpr const char* kCommitted = "/run/checkpoints/gen-000001-step-0000000005";
+
+ private:
+  bool commits_;
+};
+
+TEST_F(AttemptTest, AnOlderWriterMayEndItsSaveMeanwhile) {
+  for (bool commits : {false, true}) {
+    ASSERT_TRUE(make_dirs_durable(fs_, "/run/checkpoints").is_ok());
+    ASSERT_TRUE(fs_.make_dir("/run/checkpoints/.gen-000001-step-0000000005.a0001.partial").is_ok());
+    RacingWriter racing(fs_, commits);
+    AttemptOptions options = this->options();
+    options.fs = &racing;
+    const auto attempt = Attempt::begin(options);
+    ASSERT_TRUE(attempt.is_ok()) << attempt.status().message();
+    EXPECT_EQ(exists(fs_, RacingWriter::kCommitted).value(), commits);
+  }
+}
+
+/// Something else removes each folder while it is listed.
+class VanishingFolders final : public ForwardingFileSystem {
+ public:
+  using ForwardingFileSystem::ForwardingFileSystem;
+  Result<std::vector<DirectoryEntry>> list(const std::string& path) override {
+    if (path.ends_with(".doomed")) LOCKSTEP_RETURN_IF_ERROR(remove_tree(base_, path));
+    return base_.list(path);
+  }
+};
+
+TEST_F(AttemptTest, WhatSomebodyElseRemovesIsRemoved) {
+  ASSERT_TRUE(make_dirs_durable(fs_, "/run/a.doomed").is_ok());
+  VanishingFolders vanishing(fs_);
+  EXPECT_TRUE(remove_tree(vanishing, "/run").is_ok());
+  EXPECT_FALSE(exists(fs_, "/run").value());
+}
+
+/// Notes the heartbeats there were when the first folder was renamed, and whether anything was
+/// removed.
+class Observer final : public ForwardingFileSystem {
+ public:
+  using ForwardingFileSystem::ForwardingFileSystem;
+  Status rename(const std::string& from, const std::string& to) override {
+    const Deadline deadline = Deadline::after_s(20);
+    while (!has_beaten && !deadline.has_passed()) sleep_ns(1'000'000);
+    return base_.rename(from, to);
+  }
+  Result<std::unique_ptr<WritableFile>> open_write(const std::string& path,
+                                                   OpenMode mode) override {
+    if (mode == OpenMode::kAppend) has_beaten = true;
+    return base_.open_write(path, mode);
+  }
+  Status remove(const std::string& path) override {
+    has_removed = true;
+    return base_.remove(path);
+  }
+  std::atomic<bool> has_beaten = false;
+  std::atomic<bool> has_removed = false;
+};
+
+TEST_F(AttemptTest, BeatsWhileItTakesFoldersAndDeletesThemLater) {
+  ASSERT_TRUE(make_dirs_durable(fs_, "/run/checkpoints").is_ok());
+  ASSERT_TRUE(fs_.make_dir("/run/checkpoints/.gen-000001-step-0000000005.a0001.partial").is_ok());
+  Observer observer(fs_);
+  AttemptOptions options = this->options();
+  options.fs = &observer;
+  options.heartbeat_s = 0.001;
+  const auto attempt = Attempt::begin(options);
+  ASSERT_TRUE(attempt.is_ok()) << attempt.status().message();
+  EXPECT_TRUE(observer.has_beaten);
+  EXPECT_FALSE(observer.has_removed) << "deleting takes long, and ranks wait for begin()";
+  EXPECT_EQ(fs_.list("/run/checkpoints")->size(), 1U);
+  attempt->remove_doomed();
+  EXPECT_TRUE(fs_.list("/run/checkpoints")->empty());
 }
 
 TEST_F(AttemptTest, AHeartbeatFromAnotherHostIsWatched) {
@@ -125,6 +213,30 @@ TEST(Process, ThisOneRuns) {
   EXPECT_TRUE(process_runs(process));
   process.start_ticks += 1;  // the id used again by another process
   EXPECT_FALSE(process_runs(process));
+}
+
+TEST(Fencing, AnOlderAttemptDoesNotTouchTheMetrics) {
+  MemoryFileSystem fs;
+  TestState state(small_schema(), 1);
+  bool has_flushed = false;
+  const Status status = with_ranks(1, [&](World& world) -> Status {
+    CheckpointerOptions options = quiet_options(fs, world.control_plane());
+    options.on_save_step = [&](int step, int) {
+      if (step == 5) overwrite_file(fs, "/run/attempts/0002", "");  // another start takes over
+    };
+    LOCKSTEP_ASSIGN_OR_RETURN(Checkpointer checkpointer, Checkpointer::open(options));
+    const OwnedState owned = state.owned(0, 1);
+    SaveRequest request;
+    request.schema = &state.schema();
+    request.owned = &owned;
+    request.before_commit = [&] {
+      has_flushed = true;
+      return Status::ok();
+    };
+    return checkpointer.save(request).status();
+  });
+  EXPECT_EQ(status.code(), StatusCode::kAborted);
+  EXPECT_FALSE(has_flushed);
 }
 
 TEST(Fencing, AnOlderAttemptThatWakesUpCanNotCommit) {

@@ -22,12 +22,13 @@ struct Killed : std::runtime_error {
   Killed() : std::runtime_error("killed") {}
 };
 
-/// What a protocol does to a disk, and whether it told its caller that the new checkpoint is
-/// durable.
+/// What a protocol does to a disk, and whether it told its caller that all went well: that the new
+/// state is durable.
 using Protocol = std::function<void(FileSystem& fs, bool* acknowledged)>;
 
 struct Rehearsal {
   int num_kill_points = 0;
+  bool ends_well = false;  ///< when nobody kills it
   int num_crashes = 0;
   std::vector<std::string> violations;
 };
@@ -108,6 +109,7 @@ Rehearsal rehearse(const MemoryFileSystem& disk, const Protocol& protocol, const
       if (!wrong.empty())
         rehearsal.violations.push_back(cat("killed before call ", kill_at, ": ", wrong));
     }
+    rehearsal.ends_well = acknowledged;
     if (!was_killed) return rehearsal;
   }
 }
@@ -135,6 +137,7 @@ TEST_F(Crash, ASaveLeavesTheOldOrTheNewStateWhereverItIsCut) {
     const Rehearsal rehearsal = rehearse(disk_, saving(num_ranks), before_, after_);
     EXPECT_THAT(rehearsal.violations, ::testing::IsEmpty());
     EXPECT_GT(rehearsal.num_kill_points, 20);
+    EXPECT_TRUE(rehearsal.ends_well);
     RecordProperty(cat("crashes_", num_ranks), rehearsal.num_crashes);
   }
 }
@@ -158,11 +161,13 @@ TEST_F(Crash, AStartThatIsCutInTheMiddleOfCleaningUpCanBeRepeated) {
     EXPECT_THROW(save_state(faulty, 2, after_, 20).is_ok(), Killed);
     disk_.crash_keeping_all();  // a whole partial folder is left
   }
-  const Protocol starting = [this](FileSystem& fs, bool*) {
+  const Protocol starting = [this](FileSystem& fs, bool* acknowledged) {
     TestState read(before_.schema(), 0);
-    EXPECT_TRUE(restore_state(fs, 2, read).is_ok());
+    *acknowledged = restore_state(fs, 2, read).is_ok();
   };
-  EXPECT_THAT(rehearse(disk_, starting, before_, before_).violations, ::testing::IsEmpty());
+  const Rehearsal rehearsal = rehearse(disk_, starting, before_, before_);
+  EXPECT_THAT(rehearsal.violations, ::testing::IsEmpty());
+  EXPECT_TRUE(rehearsal.ends_well);
 }
 
 TEST_F(Crash, TheVeryFirstSaveSurvivesOnceAcknowledged) {
@@ -217,12 +222,14 @@ TEST_F(Crash, QuarantineKeepsTheOlderOneWhereverItIsCut) {
   const std::string bad = "/run/checkpoints/gen-000002-step-0000000020/manifest.json";
   overwrite_file(disk_, bad, "");
   disk_.crash_keeping_all();
-  const Protocol starting = [this](FileSystem& fs, bool*) {
+  const Protocol starting = [this](FileSystem& fs, bool* acknowledged) {
     TestState read(before_.schema(), 0);
     const auto restored = restore_state(fs, 1, read);
-    EXPECT_TRUE(restored.is_ok() && (*restored)->quarantined.size() == 1U);
+    *acknowledged = restored.is_ok() && (*restored)->quarantined.size() == 1U;
   };
-  EXPECT_THAT(rehearse(disk_, starting, before_, before_).violations, ::testing::IsEmpty());
+  const Rehearsal rehearsal = rehearse(disk_, starting, before_, before_);
+  EXPECT_THAT(rehearsal.violations, ::testing::IsEmpty());
+  EXPECT_TRUE(rehearsal.ends_well);
 }
 
 /// The only checkpoint is bad: however the start is cut, no later one may begin from scratch.

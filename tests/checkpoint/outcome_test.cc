@@ -3,6 +3,8 @@
 // Covers: save_protocol.cc checkpointer.cc
 #include <gmock/gmock.h>
 
+#include <new>
+
 #include "forwarding_file_system.h"
 #include "lockstep/core/base/memory_file_system.h"
 #include "lockstep/core/base/text.h"
@@ -117,6 +119,77 @@ TEST(Outcome, ARenameThatDidNotHappenIsAFailure) {
     EXPECT_EQ(outcome.outcome, SaveOutcome::kFailed);
   }
   EXPECT_TRUE(fs.list("/run/checkpoints")->empty()) << "its partial folder is gone";
+}
+
+/// Runs out of memory when a shard is opened.
+class NoMemory final : public ForwardingFileSystem {
+ public:
+  using ForwardingFileSystem::ForwardingFileSystem;
+  Result<std::unique_ptr<WritableFile>> open_write(const std::string& path,
+                                                   OpenMode mode) override {
+    if (path.ends_with(".safetensors")) throw std::bad_alloc();
+    return base_.open_write(path, mode);
+  }
+  Result<std::unique_ptr<ReadableFile>> open_read(const std::string& path) override {
+    if (path.ends_with(".safetensors")) throw std::bad_alloc();
+    return base_.open_read(path);
+  }
+};
+
+TEST(Outcome, ARankWithoutMemoryForItsShardSaysSoToAll) {
+  MemoryFileSystem fs;
+  NoMemory no_memory(fs);
+  const auto outcomes = save_with([&](int rank) -> FileSystem& {
+    return rank == 1 ? no_memory : static_cast<FileSystem&>(fs);
+  });
+  for (const Outcome& outcome : outcomes) {
+    EXPECT_EQ(outcome.status.code(), StatusCode::kResourceExhausted);
+    EXPECT_THAT(outcome.status.message(), HasSubstr("rank 1"));
+    EXPECT_EQ(outcome.outcome, SaveOutcome::kFailed);
+  }
+}
+
+TEST(Outcome, ARankZeroWithoutMemoryForTheTablesSaysSoToAll) {
+  MemoryFileSystem fs;
+  class OnlyReads final : public ForwardingFileSystem {
+   public:
+    using ForwardingFileSystem::ForwardingFileSystem;
+    Result<std::unique_ptr<ReadableFile>> open_read(const std::string& path) override {
+      if (path.ends_with(".safetensors")) throw std::bad_alloc();
+      return base_.open_read(path);
+    }
+  } no_memory(fs);
+  for (const Outcome& outcome : save_with([&](int) -> FileSystem& { return no_memory; })) {
+    EXPECT_EQ(outcome.status.code(), StatusCode::kResourceExhausted);
+    EXPECT_EQ(outcome.outcome, SaveOutcome::kFailed);
+  }
+}
+
+TEST(Outcome, ARankWithoutMemoryToReadSaysSoToAll) {
+  MemoryFileSystem fs;
+  TestState state(small_schema(), 1);
+  ASSERT_TRUE(save_state(fs, 2, state, 10).is_ok());
+  NoMemory no_memory(fs);
+  std::vector<Status> statuses(2);
+  TestState read(small_schema(), 0);
+  const Status all = with_ranks(2, [&](World& world) -> Status {
+    const int rank = world.world_rank();
+    FileSystem& own = rank == 1 ? static_cast<FileSystem&>(no_memory) : fs;
+    LOCKSTEP_ASSIGN_OR_RETURN(Checkpointer checkpointer,
+                              Checkpointer::open(quiet_options(own, world.control_plane())));
+    const OwnedState into = read.owned(rank, 2);
+    RestoreRequest request;
+    request.schema = &read.schema();
+    request.into = &into;
+    statuses[static_cast<size_t>(rank)] = checkpointer.restore(request).status();
+    return Status::ok();
+  });
+  EXPECT_TRUE(all.is_ok()) << all.message();
+  for (const Status& status : statuses) {
+    EXPECT_EQ(status.code(), StatusCode::kResourceExhausted);
+    EXPECT_THAT(status.message(), HasSubstr("rank 1"));
+  }
+  EXPECT_TRUE(exists(fs, kCommitted).value());
 }
 
 }  // namespace

@@ -43,12 +43,12 @@ struct AttemptOptions {
 
 class Attempt {
  public:
-  /// Makes the run's folders, creates the next attempt file and syncs it, and only then takes older
-  /// writers' partial folders away from them: whoever wakes up late finds its folder gone, or
-  /// itself fenced. Errors: kAlreadyExists when the last attempt is alive and take_over is not set,
-  /// naming its host and process; kAborted when a newer attempt starts meanwhile; kIoError,
-  /// kResourceExhausted. Cost: watch_s seconds when the last attempt was not ended and ran on
-  /// another host.
+  /// Makes the run's folders, creates the next attempt file and syncs it, starts the heartbeat, and
+  /// only then takes older writers' partial folders away from them: whoever wakes up late finds its
+  /// folder gone, or itself fenced. They are renamed; remove_doomed() deletes them. Errors:
+  /// kAlreadyExists when the last attempt is alive and take_over is not set, naming its host and
+  /// process; kAborted when a newer attempt starts meanwhile; kIoError, kResourceExhausted. Cost:
+  /// watch_s seconds when the last attempt was not ended and ran on another host.
   static Result<Attempt> begin(const AttemptOptions& options);
   Attempt(Attempt&&) noexcept;
   Attempt& operator=(Attempt&&) noexcept;
@@ -57,6 +57,9 @@ class Attempt {
   ~Attempt();
 
   int64_t number() const;
+  /// Deletes what begin() or an earlier deletion left to be deleted. What can't be is only told.
+  /// Cost: minutes for large checkpoints; call it when nobody waits with a short deadline.
+  void remove_doomed() const;
   /// OK while no newer attempt file exists. Errors: kAborted naming the newer attempt; kIoError.
   Status check_not_fenced() const;
   /// Stops the heartbeat and marks the attempt as over. Idempotent.
