@@ -8,17 +8,16 @@ round, and the median and range over rounds are reported. Writes benchmarks/resu
 What each figure means: benchmarks/README.md.
 """
 import argparse
-import datetime
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from machine import PROGRAM, ROOT, machine, result_path
+
 # glibc hands large buffers back to the kernel at every step unless it is told to keep them.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
 
@@ -49,7 +48,7 @@ def lockstep_command(options, micro_batch, memory_format, folder):
     }
     command = [str(ROOT / "launch/mpirun.sh"), "-n", str(options.ranks), str(options.program), "train",
                str(ROOT / "launch/recipes/fashion_mnist.toml"), "--run-dir", f"{folder}/run",
-               "--stop-after", str(steps), "--report", f"{folder}/report.json"]
+               "--stop-after", str(steps)]
     for key, value in settings.items():
         command += ["--set", f"{key}={value}"]
     return command
@@ -59,6 +58,15 @@ def ddp_command(options, micro_batch, flags):
     return [sys.executable, str(ROOT / "benchmarks/peers/ddp_gloo.py"), "--ranks", str(options.ranks),
             "--micro-batch", str(micro_batch), "--steps", str(options.steps), "--windows", str(options.windows),
             "--warm-up", str(options.warm_up), *flags]
+
+
+def windows_images_per_s(options, micro_batch, metrics):
+    """The median over windows of steps by the wall clock, as the peer's: all that happens between steps counts."""
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    ends = [line["unix_s"] for line in lines if line["event"] == "step"]
+    firsts = range(options.warm_up - 1, len(ends) - options.steps, options.steps)
+    images = options.steps * micro_batch * options.ranks
+    return statistics.median(images / (ends[first + options.steps] - ends[first]) for first in firsts)
 
 
 def images_per_s(options, name, micro_batch, commands):
@@ -75,27 +83,7 @@ def images_per_s(options, name, micro_batch, commands):
             raise SystemExit(f"{name} failed ({done.returncode}):\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
         if who == "ddp":
             return json.loads(done.stdout.strip().splitlines()[-1])["images_per_s"]
-        report = json.loads(pathlib.Path(folder, "report.json").read_text())
-        # The median step, as the peer's figure is a median too: the first steps warm up caches.
-        return micro_batch * options.ranks / (report["step_ms"]["p50"] * 1e-3)
-
-
-def first_line(*command):
-    done = subprocess.run(command, capture_output=True, text=True)
-    return (done.stdout or done.stderr).strip().splitlines()[0]
-
-
-def machine(options):
-    cpu = next(line for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line)
-    return {
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "cpu": cpu.split(":")[1].strip(), "num_cpus": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(), "load_before": os.getloadavg()[0],
-        "lockstep": first_line(str(options.program), "version"),
-        "torch": first_line(sys.executable, "-c", "import torch; print(torch.__version__)"),
-        "mpirun": first_line("mpirun", "--version"),
-        "command": " ".join(["python", "benchmarks/compare_ddp.py", *sys.argv[1:]]),
-    }
+        return windows_images_per_s(options, micro_batch, pathlib.Path(folder, "run", "metrics.jsonl"))
 
 
 def compare(options, micro_batch):
@@ -119,12 +107,13 @@ def main():
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--windows", type=int, default=5)
     parser.add_argument("--warm-up", type=int, default=20)
-    parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build/release/bin/lockstep")
+    parser.add_argument("--program", type=pathlib.Path, default=PROGRAM)
     parser.add_argument("--out", type=pathlib.Path)
     options = parser.parse_args()
-    result = machine(options)
+    result = machine()
+    result["command"] = " ".join(["python", "benchmarks/compare_ddp.py", *sys.argv[1:]])
     result["results"] = [compare(options, micro_batch) for micro_batch in options.micro_batches]
-    out = options.out or ROOT / f"benchmarks/results/compare_ddp-{result['date'][:10]}.json"
+    out = options.out or result_path("compare_ddp", result["date"])
     out.write_text(json.dumps(result, indent=1) + "\n")
     for each in result["results"]:
         for name, ratio in each["ratios"].items():

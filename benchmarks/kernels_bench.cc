@@ -1,6 +1,6 @@
-// Speed of the loops that touch every parameter in every step, in bytes of memory traffic per second
-// of CPU time. Sizes: 256 KiB of each operand stays in the second-level cache; 64 MiB comes from
-// memory. Compare figures only inside one run.
+// Speed of the loops that touch every parameter in every step, in bytes of memory traffic per
+// second of CPU time. Sizes: 256 KiB of each operand stays in the second-level cache; 64 MiB comes
+// from memory. Compare figures only inside one run.
 
 #include <benchmark/benchmark.h>
 

@@ -1,14 +1,13 @@
 // What the engine costs: the same network, micro-batches and optimizer, once through DataParallel +
 // ShardedOptimizer at one rank and once as a plain LibTorch loop with its fused AdamW, in turns
-// inside one process. Prints JSON. Usage: step_bench [MICRO_BATCH [MICRO_BATCHES_PER_STEP
-// [ROUNDS]]]
+// inside one process. Prints JSON. Pin it to one core: taskset -c 0 build/release/bin/step_bench
 
 #include <ATen/ops/_fused_adamw.h>
 #include <torch/nn/module.h>
+#include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <vector>
@@ -143,8 +142,12 @@ void run(int64_t micro_batch, int64_t num_micro_batches, int rounds) {
 }  // namespace lockstep
 
 int main(int argc, char** argv) {
-  auto argument = [&](int i, int64_t otherwise) {
-    return argc > i ? std::atoll(argv[i]) : otherwise;
-  };
-  lockstep::run(argument(1, 64), argument(2, 1), static_cast<int>(argument(3, 20)));
+  int64_t micro_batch = 64, micro_batches_per_step = 1;
+  int rounds = 20;
+  CLI::App app("Engine at one rank over a plain LibTorch loop, in turns");
+  app.add_option("--micro-batch", micro_batch, "images")->check(CLI::PositiveNumber);
+  app.add_option("--micro-batches-per-step", micro_batches_per_step)->check(CLI::PositiveNumber);
+  app.add_option("--rounds", rounds, "of 5 steps of each side")->check(CLI::PositiveNumber);
+  CLI11_PARSE(app, argc, argv);
+  lockstep::run(micro_batch, micro_batches_per_step, rounds);
 }

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string_view>
 
+#include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/text.h"
 
 namespace lockstep {
@@ -23,6 +24,13 @@ Json number(double value) {
 // Text of a reason or a path may hold any bytes.
 std::string one_line(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+// The start of a line: what happened, after how many steps, and when by the wall clock.
+Json line_of(const char* event, int64_t num_steps) {
+  return {{"event", event},
+          {"num_steps", num_steps},
+          {"unix_s", static_cast<double>(wall_clock_ns() / 1000) * 1e-6}};
 }
 
 constexpr std::string_view kLineStart = "{\"event\":\"";
@@ -108,28 +116,26 @@ Status MetricsFile::flush() {
 }
 
 Status MetricsFile::on_step(const StepRecord& record) {
-  Json json = {{"event", "step"},
-               {"num_steps", record.step + 1},
-               {"epoch", record.epoch},
+  Json json = line_of("step", record.step + 1);
+  json.update({{"epoch", record.epoch},
                {"loss", number(record.loss)},
                {"gradient_norm", number(record.gradient_norm)},
                {"learning_rate", record.learning_rate},
                {"clip_factor", record.clip_factor},
                {"num_samples", record.num_samples},
                {"is_applied", record.is_applied},
-               {"step_ms", record.step_ms}};
+               {"step_ms", record.step_ms}});
   if (!record.bad_numbers.empty()) json["reason"] = record.bad_numbers;
   return write_line(one_line(json));
 }
 
 Status MetricsFile::on_evaluation(const EvalRecord& record) {
-  Json json = {{"event", "evaluation"},
-               {"num_steps", record.num_steps},
-               {"epoch", record.epoch},
+  Json json = line_of("evaluation", record.num_steps);
+  json.update({{"epoch", record.epoch},
                {"loss", number(record.loss)},
                {"accuracy", record.accuracy},
                {"num_correct", record.num_correct},
-               {"num_samples", record.num_samples}};
+               {"num_samples", record.num_samples}});
   LOCKSTEP_RETURN_IF_ERROR(write_line(one_line(json)));
   return flush();
 }
@@ -140,12 +146,11 @@ Status MetricsFile::sync() {
 }
 
 Status MetricsFile::on_save(const SaveRecord& record) {
-  Json json = {{"event", "save"},
-               {"num_steps", record.num_steps},
-               {"status", record.status.is_ok() ? "durable" : record.status.to_string()},
+  Json json = line_of("save", record.num_steps);
+  json.update({{"status", record.status.is_ok() ? "durable" : record.status.to_string()},
                {"generation", record.generation},
                {"state_digest", record.state_digest},
-               {"save_ms", record.save_ms}};
+               {"save_ms", record.save_ms}});
   LOCKSTEP_RETURN_IF_ERROR(write_line(one_line(json)));
   return flush();
 }
@@ -154,8 +159,9 @@ Status MetricsFile::on_roll_back(int64_t num_steps, std::string_view reason) {
   LOCKSTEP_RETURN_IF_ERROR(flush());
   LOCKSTEP_RETURN_IF_ERROR(file_->close());
   LOCKSTEP_RETURN_IF_ERROR(cut_back_and_open(num_steps));
-  return write_line(one_line(
-      {{"event", "roll_back"}, {"num_steps", num_steps}, {"reason", std::string(reason)}}));
+  Json json = line_of("roll_back", num_steps);
+  json["reason"] = std::string(reason);
+  return write_line(one_line(json));
 }
 
 Status MetricsFile::close() {
