@@ -110,6 +110,7 @@ Result<std::optional<Restored>> Checkpointer::restore(const RestoreRequest& requ
 Result<SaveReport> Checkpointer::save(const SaveRequest& request) {
   LOCKSTEP_CHECK(request.schema != nullptr && request.owned != nullptr,
                  "save needs a schema and owned state");
+  LOCKSTEP_CHECK(request.step >= 0, "step ", request.step, " can't be saved");
   SaveContext context;
   context.options = &impl_->options;
   context.plane = impl_->options.plane;

@@ -114,6 +114,10 @@ Result<RawSpace> read_space(const Json& json, const std::string& path) {
       std::any_of(space.kinds.begin(), space.kinds.end(), [](const std::string& kind) {
         return kind.empty() || kind.find_first_of("/@") != std::string::npos;
       });
+  if (space.kinds.size() > kMaxKindsOfSpace) {
+    return corruption_error(
+        cat(path, ": ", space.kinds.size(), " kinds; at most ", kMaxKindsOfSpace));
+  }
   if (bad_kind || std::set(space.kinds.begin(), space.kinds.end()).size() != space.kinds.size()) {
     return corruption_error(cat(path, ": kinds are empty, repeated, or hold '/' or '@'"));
   }
@@ -163,6 +167,20 @@ Result<std::vector<BlockRun>> read_block_runs(const Json::Array& items, const st
   return runs;
 }
 
+/// Each of `kinds` is one of the schema's and not among `taken`: to be known before its runs are
+/// copied.
+bool are_new_kinds(const StateSchema& schema, const std::string& space,
+                   const std::vector<std::string>& kinds, const std::vector<KindRuns>& taken) {
+  std::set<std::string> seen;
+  for (const KindRuns& entry : taken) {
+    if (entry.kind.space == space) seen.insert(entry.kind.kind);
+  }
+  return std::all_of(kinds.begin(), kinds.end(), [&](const std::string& kind) {
+    return seen.insert(kind).second && std::find(schema.kinds.begin(), schema.kinds.end(),
+                                                 StateKind{space, kind}) != schema.kinds.end();
+  });
+}
+
 Result<ShardEntry> read_shard(const Json& json, const std::string& path,
                               const StateSchema& schema) {
   JsonFields fields(json, path);
@@ -178,6 +196,10 @@ Result<ShardEntry> read_shard(const Json& json, const std::string& path,
     LOCKSTEP_ASSIGN_OR_RETURN(std::vector<BlockRun> runs,
                               read_block_runs(group.array("blocks"), group.path()));
     LOCKSTEP_RETURN_IF_ERROR(group.status());
+    if (!are_new_kinds(schema, space, kinds, shard.runs)) {
+      return corruption_error(
+          cat(path, ": runs: kinds that \"", space, "\" does not have, or that are listed twice"));
+    }
     for (const std::string& kind : kinds) shard.runs.push_back({{space, kind}, runs});
   }
   LOCKSTEP_RETURN_IF_ERROR(fields.status());

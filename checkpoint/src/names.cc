@@ -8,6 +8,9 @@
 namespace lockstep {
 namespace {
 
+/// As in the manifest. The number after the largest is still a number: counting on can't overflow.
+constexpr int64_t kEndOfNumbers = int64_t{1} << 53;
+
 std::string padded(int64_t value, size_t digits) {
   std::string text = cat(value);
   return text.size() >= digits ? text : std::string(digits - text.size(), '0') + text;
@@ -30,7 +33,7 @@ class NameScanner {
       return *this;
     }
     auto [end, error] = std::from_chars(rest_.data(), rest_.data() + rest_.size(), *value);
-    good_ = error == std::errc();
+    good_ = error == std::errc() && *value < kEndOfNumbers;
     if (good_) rest_.remove_prefix(static_cast<size_t>(end - rest_.data()));
     return *this;
   }

@@ -67,17 +67,17 @@ Status parse_metadata(const Json& json, std::string_view where,
 
 int64_t checked_num_elems(const std::vector<int64_t>& shape) {
   constexpr int64_t kLimit = int64_t{1} << 53;
-  if (std::find(shape.begin(), shape.end(), 0) != shape.end()) {
-    return std::any_of(shape.begin(), shape.end(), [](int64_t d) { return d < 0 || d > kLimit; })
-               ? -1
-               : 0;
-  }
-  int64_t product = 1;
+  int64_t product = 1;  // of the dimensions that are not 0: strides are products of these
+  bool is_empty = false;
   for (int64_t dim : shape) {
+    if (dim == 0) {
+      is_empty = true;
+      continue;
+    }
     if (dim < 0 || dim > kLimit || product > kLimit / dim) return -1;
     product *= dim;
   }
-  return product;
+  return is_empty ? 0 : product;
 }
 
 std::string safetensors_prefix(const std::vector<SafetensorsEntry>& tensors,

@@ -10,8 +10,8 @@
 //  every rank sends sizes and hashes of its shard.
 //  5. Rank 0 reads every shard's header and checksum table back, checks that each block of each
 //  kind is there once,
-//     computes the state digest, writes and syncs the manifest, removes the token, syncs the
-//     partial folder.
+//     computes the state digest, makes sure that the manifest reads back as it was meant, writes
+//     and syncs the manifest, removes the token, syncs the partial folder.
 //  6. Fencing: rank 0 makes sure that no newer attempt exists (once more: it did so before it ran
 //  before_commit at the end of 5).
 //  7. Rename to the final name, sync the checkpoints folder. (The folders above it were synced when
@@ -29,6 +29,7 @@
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/text.h"
 #include "lockstep/core/flat/digest.h"
+#include "manifest_check.h"
 #include "run_folder.h"
 
 namespace lockstep {
@@ -292,9 +293,10 @@ Result<Manifest> SaveProtocol::make_manifest() const {
 Result<Hash128> SaveProtocol::publish() {
   enter(5);
   LOCKSTEP_ASSIGN_OR_RETURN(const Manifest manifest, caught([&] { return make_manifest(); }));
-  const std::string path = path_join(partial_, kManifestFile);
-  LOCKSTEP_RETURN_IF_ERROR(
-      write_and_sync_file(fs(), path, manifest_text(manifest), OpenMode::kCreateExclusive));
+  const std::string text = manifest_text(manifest);
+  LOCKSTEP_RETURN_IF_ERROR(caught([&] { return check_reads_back(manifest, text); }));
+  LOCKSTEP_RETURN_IF_ERROR(write_and_sync_file(fs(), path_join(partial_, kManifestFile), text,
+                                               OpenMode::kCreateExclusive));
   LOCKSTEP_RETURN_IF_ERROR(fs().remove(path_join(partial_, kTokenFile)));
   LOCKSTEP_RETURN_IF_ERROR(fs().sync_dir(partial_));
   // A fenced writer must not touch the files of the one that took over.

@@ -92,6 +92,8 @@ TEST(Manifest, RefusesWhatIsWrongUnderARightHash) {
            {"\"role\":\"trainable\"", "\"role\":\"owner\"", "role"},
            {"\"shape\":[32,16,3,3]", "\"shape\":[32,16,3,4]", "offsets"},
            {"\"shape\":[32,16,3,3]", "\"shape\":[4294967296,4294967296,3,3]", "too large"},
+           {"\"shape\":[32,16,3,3]", "\"shape\":[0,4503599627370496,4503599627370496,3]",
+            "too large"},
            {"\"order\":[0,2,3,1]", "\"order\":[0,2,3,3]", "permutation"},
            {"\"name\":\"conv.bias\"", "\"name\":\"conv.weight\"", "conv.weight"},
            {"\"kinds\":[\"param\",\"adamw.exp_avg\"", "\"kinds\":[\"param\",\"param\"", "kinds"},
@@ -112,6 +114,27 @@ TEST(Manifest, RefusesWhatIsWrongUnderARightHash) {
                 .status()
                 .code(),
             StatusCode::kUnsupported);
+}
+
+TEST(Manifest, ManyKindsTimesManyRunsAreRefusedBeforeTheyTakeMemory) {
+  const std::string text = saved_text();
+  std::string runs = "[0,1]";
+  for (int i = 1; i < 100000; ++i) runs += cat(",[", 2 * i, ",", 2 * i + 1, "]");
+  std::string kinds = "\"param\"";
+  std::string slots;
+  for (int i = 0; i < 200000; ++i) kinds += ",\"param\"";  // 20,000,000,000 runs, 320 GB
+  for (int i = 0; i < 100000; ++i) slots += cat(",\"s", i, "\"");
+  const std::string member =
+      "\"kinds\":[\"param\",\"adamw.exp_avg\",\"adamw.exp_avg_sq\"],\"blocks\":[[0,1]";
+  const std::string repeated =
+      changed(text, member, cat("\"kinds\":[", kinds, "],\"blocks\":[", runs));
+  EXPECT_THAT(parse_manifest(repeated, "m").status().message(), HasSubstr("listed twice"));
+  const std::string unknown =
+      changed(text, member, cat("\"kinds\":[\"param\"", slots, "],\"blocks\":[", runs));
+  EXPECT_THAT(parse_manifest(unknown, "m").status().message(), HasSubstr("does not have"));
+  const std::string many = changed(text, "\"kinds\":[\"param\",\"adamw.exp_avg\"",
+                                   cat("\"kinds\":[\"param\"", slots, ",\"adamw.exp_avg\""));
+  EXPECT_THAT(parse_manifest(many, "m").status().message(), HasSubstr("at most 64"));
 }
 
 TEST(Manifest, GrowsWithShardsAndTensorsNotWithTheirProduct) {

@@ -17,8 +17,8 @@ TEST(Names, AreBuiltAsTheFormatSays) {
 }
 
 TEST(Names, ParsingUndoesBuilding) {
-  for (int64_t n :
-       {int64_t{0}, int64_t{1}, int64_t{9999}, int64_t{1234567}, int64_t{99999999999}, INT64_MAX}) {
+  for (int64_t n : {int64_t{0}, int64_t{1}, int64_t{9999}, int64_t{1234567}, int64_t{99999999999},
+                    (int64_t{1} << 53) - 1}) {
     EXPECT_EQ(parse_generation_folder(generation_folder({n, n / 3})), (GenerationName{n, n / 3}));
     EXPECT_EQ(parse_partial_folder(partial_folder({{n, 5}, n / 7})),
               (TransientName{{n, 5}, n / 7}));
@@ -28,6 +28,16 @@ TEST(Names, ParsingUndoesBuilding) {
     EXPECT_EQ(parse_aside_folder(aside_folder(n)), n);
     EXPECT_EQ(parse_run_tensor(run_tensor({"k", "s@x", n / 2, n})),
               (RunTensorName{"k", "s@x", n / 2, n}));
+  }
+}
+
+TEST(Names, NumbersThatCanNotBeCountedOnAreNotOurs) {
+  for (int64_t n : {int64_t{1} << 53, INT64_MAX}) {
+    EXPECT_FALSE(parse_generation_folder(generation_folder({n, 5}))) << n;
+    EXPECT_FALSE(parse_generation_folder(generation_folder({5, n}))) << n;
+    EXPECT_FALSE(parse_partial_folder(partial_folder({{5, 5}, n}))) << n;
+    EXPECT_FALSE(parse_attempt_file(attempt_file(n))) << n;
+    EXPECT_FALSE(parse_aside_folder(aside_folder(n))) << n;
   }
 }
 

@@ -1,6 +1,6 @@
 // Saving and restoring when nothing goes wrong, and the requests that are refused.
 // Covers: staging.cc read_plan.cc save_protocol.cc restore.cc checkpointer.cc live_digest.cc
-// Covers: collective.cc
+// Covers: collective.cc manifest_check.cc
 #include <gmock/gmock.h>
 
 #include "lockstep/checkpoint/manifest.h"
@@ -205,6 +205,72 @@ TEST(SaveRestore, RanksThatDoNotOwnEachBlockOnceAreRefused) {
   EXPECT_EQ(status.code(), StatusCode::kInternal);
   EXPECT_THAT(status.message(), HasSubstr("is in"));
   EXPECT_THAT(all_files(fs, "/run/checkpoints"), ::testing::IsEmpty());
+}
+
+/// One save by one rank after `change`. Nothing of a refused one may be left.
+Status save_changed(TestState& state, const std::function<void(SaveRequest&)>& change) {
+  MemoryFileSystem fs;
+  const Status status = with_ranks(1, [&](World& world) -> Status {
+    LOCKSTEP_ASSIGN_OR_RETURN(Checkpointer checkpointer,
+                              Checkpointer::open(quiet_options(fs, world.control_plane())));
+    const OwnedState owned = state.owned(0, 1);
+    SaveRequest request;
+    request.schema = &state.schema();
+    request.owned = &owned;
+    change(request);
+    const auto saved = checkpointer.save(request);
+    EXPECT_EQ(checkpointer.last_outcome(),
+              saved.is_ok() ? SaveOutcome::kDurable : SaveOutcome::kFailed);
+    return saved.status();
+  });
+  EXPECT_EQ(all_files(fs, "/run/checkpoints").empty(), !status.is_ok());
+  return status;
+}
+
+TEST(SaveRestore, WhatCouldNotBeReadAgainIsRefused) {
+  TestState state(small_schema(), 1);
+  const auto none = [](SaveRequest&) {};
+  EXPECT_TRUE(save_changed(state, none).is_ok());
+  const std::string not_utf8 = "a\xff";
+  const auto expect_refused = [&](TestState& of, const std::function<void(SaveRequest&)>& change,
+                                  const char* member) {
+    const Status refused = save_changed(of, change);
+    EXPECT_EQ(refused.code(), StatusCode::kInvalidArgument) << member;
+    EXPECT_THAT(refused.message(), HasSubstr(member));
+  };
+  expect_refused(
+      state,
+      [&](SaveRequest& r) {
+        r.scalars = {{"user", not_utf8}};
+      },
+      "scalars");
+  expect_refused(
+      state,
+      [&](SaveRequest& r) {
+        r.scalars = {{not_utf8, int64_t{1}}};
+      },
+      "scalars");
+  expect_refused(
+      state,
+      [&](SaveRequest& r) {
+        r.metrics = {{not_utf8, 1.0}};
+      },
+      "metrics");
+  expect_refused(
+      state, [&](SaveRequest& r) { r.recipe_text = not_utf8; }, "recipe_text");
+  expect_refused(
+      state, [&](SaveRequest& r) { r.recipe_hash = not_utf8; }, "recipe_hash");
+  expect_refused(
+      state, [](SaveRequest& r) { r.epoch = int64_t{1} << 53; }, "epoch");
+  expect_refused(
+      state, [](SaveRequest& r) { r.epoch = -1; }, "epoch");
+  for (const char* kind : {"sgd/momentum", "sgd@1"}) {
+    StateSchema schema = small_schema();
+    schema.kinds[1].kind = kind;
+    TestState other(schema, 1);
+    expect_refused(other, none, "kinds");
+  }
+  EXPECT_THROW(save_changed(state, [](SaveRequest& r) { r.step = -1; }).is_ok(), UsageError);
 }
 
 TEST(SaveRestore, ADiskThatIsNotSharedIsSaidSo) {

@@ -144,8 +144,8 @@ class Checkpointer {
   Result<std::optional<Restored>> restore(const RestoreRequest& request);
 
   /// Saves and returns once the checkpoint is durable; then applies the retention policy (rank 0).
-  /// Collective. Errors, the same on every rank, naming the rank at fault: the checkpoint before is
-  /// untouched. After kPeerFailure or kTimeout ask last_outcome().
+  /// Collective. Requires: step of at least 0. Errors, the same on every rank, naming the rank at
+  /// fault: the checkpoint before is untouched. After kPeerFailure or kTimeout ask last_outcome().
   Result<SaveReport> save(const SaveRequest& request);
   SaveOutcome last_outcome() const;
 

@@ -21,6 +21,9 @@ namespace lockstep {
 /// Written by this version, and the newest that it reads.
 inline constexpr int64_t kManifestFormatVersion = 1;
 inline constexpr uint64_t kMaxManifestBytes = uint64_t{1} << 30;
+/// Kinds of values over one space. Shards list runs once for all kinds that share them, so this
+/// bounds what reading a manifest can take, to a small multiple of its bytes.
+inline constexpr size_t kMaxKindsOfSpace = 64;
 
 struct Manifest {
   int64_t generation = 0;

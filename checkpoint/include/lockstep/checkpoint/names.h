@@ -1,8 +1,8 @@
 #pragma once
 // Every file and folder name of a run directory is built here and parsed here, and nowhere else.
 // Parsing accepts exactly what building writes: a name that merely looks alike (other padding, a
-// sign, a suffix) is not ours. Pure text: touches no file. Thread-safety: all functions may be
-// called from any thread.
+// sign, a suffix, a number of 2^53 or more) is not ours. Pure text: touches no file. Thread-safety:
+// all functions may be called from any thread.
 
 #include <cstdint>
 #include <optional>
