@@ -67,6 +67,10 @@ Status verify_shard(FileSystem& fs, const std::string& folder, const Manifest& m
   return Status::ok();
 }
 
+bool is_bad_content(const Status& status) {
+  return status.code() == StatusCode::kCorruption || status.code() == StatusCode::kNotFound;
+}
+
 BlockRun next_piece(const FlatSpace& space, BlockRun rest, uint64_t limit_bytes) {
   const int64_t whole_blocks =
       static_cast<int64_t>(limit_bytes) / (kBlockElems * dtype_size_bytes(space.dtype));

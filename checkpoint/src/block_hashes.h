@@ -21,6 +21,10 @@ Result<std::vector<std::vector<uint64_t>>> read_block_hashes(FileSystem& fs,
 Status verify_shard(FileSystem& fs, const std::string& folder, const Manifest& manifest,
                     size_t shard_index);
 
+/// Whether it says that content is wrong, and not that it could not be read. A file of a committed
+/// checkpoint that is not there is as wrong as one with other bytes.
+bool is_bad_content(const Status& status);
+
 /// Blocks of `extent` from `first` that fit into `limit_bytes` (at least one): how readers cut long
 /// runs.
 BlockRun next_piece(const FlatSpace& space, BlockRun rest, uint64_t limit_bytes);

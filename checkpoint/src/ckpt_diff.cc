@@ -3,6 +3,7 @@
 
 #include "elem_values.h"
 #include "lockstep/checkpoint/ckpt_tools.h"
+#include "lockstep/checkpoint/safetensors.h"
 #include "lockstep/core/base/text.h"
 #include "tensor_reader.h"
 
@@ -18,9 +19,7 @@ TensorsByName by_name(const TensorReader& reader) {
 }
 
 std::string type_text(const TensorSpec& spec) {
-  std::vector<std::string> dims;
-  for (int64_t dim : spec.shape) dims.push_back(cat(dim));
-  return cat(dtype_name(spec.dtype), " [", join(dims, ", "), "]");
+  return cat(dtype_name(spec.dtype), " ", shape_text(spec.shape));
 }
 
 void compare_elems(Dtype dtype, const std::vector<std::byte>& a, const std::vector<std::byte>& b,
@@ -35,9 +34,8 @@ void compare_elems(Dtype dtype, const std::vector<std::byte>& a, const std::vect
   }
 }
 
-Status compare_tensor(const TensorReader& a, const TensorReader& b,
-                      const TensorReader::Tensor& in_a, const TensorReader::Tensor& in_b,
-                      DiffReport* report) {
+Status compare_tensor(TensorReader& a, TensorReader& b, const TensorReader::Tensor& in_a,
+                      const TensorReader::Tensor& in_b, DiffReport* report) {
   const TensorSpec& spec_a = in_a.place->spec;
   const TensorSpec& spec_b = in_b.place->spec;
   TensorDiff diff;
@@ -74,8 +72,8 @@ void compare_scalars(const Scalars& a, const Scalars& b, DiffReport* report) {
 
 Result<DiffReport> diff_checkpoints(FileSystem& fs, const std::string& path_a,
                                     const std::string& path_b) {
-  LOCKSTEP_ASSIGN_OR_RETURN(const TensorReader a, TensorReader::open(fs, path_a));
-  LOCKSTEP_ASSIGN_OR_RETURN(const TensorReader b, TensorReader::open(fs, path_b));
+  LOCKSTEP_ASSIGN_OR_RETURN(TensorReader a, TensorReader::open(fs, path_a));
+  LOCKSTEP_ASSIGN_OR_RETURN(TensorReader b, TensorReader::open(fs, path_b));
   const TensorsByName in_a = by_name(a);
   const TensorsByName in_b = by_name(b);
   DiffReport report;

@@ -6,7 +6,7 @@
 namespace lockstep {
 namespace {
 
-Status write_tensors(FileSystem& fs, const std::string& path, const TensorReader& reader,
+Status write_tensors(FileSystem& fs, const std::string& path, TensorReader& reader,
                      const std::vector<TensorReader::Tensor>& tensors, const std::string& prefix) {
   LOCKSTEP_ASSIGN_OR_RETURN(auto file, fs.open_write(path, OpenMode::kTruncate));
   LOCKSTEP_RETURN_IF_ERROR(file->write(std::as_bytes(std::span(prefix))));
@@ -26,7 +26,7 @@ Result<ExportReport> export_checkpoint(FileSystem& fs, const std::string& path,
   if (is_taken)
     return already_exists_error(
         cat(out_path, " is there already; remove it or choose another name"));
-  LOCKSTEP_ASSIGN_OR_RETURN(const TensorReader reader, TensorReader::open(fs, path));
+  LOCKSTEP_ASSIGN_OR_RETURN(TensorReader reader, TensorReader::open(fs, path));
   const Manifest& manifest = reader.manifest();
   std::vector<TensorReader::Tensor> chosen;
   std::vector<SafetensorsEntry> entries;

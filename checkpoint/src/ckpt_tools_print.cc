@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "json_reader.h"
+#include "lockstep/checkpoint/safetensors.h"
 #include "lockstep/core/base/text.h"
 
 namespace lockstep {
@@ -39,6 +40,14 @@ std::string summary_json(const CheckpointSummary& c) {
              ",\"state_digest\":\"", c.state_digest.hex(),
              "\",\"metrics\":", metrics_json(c.metrics), ",\"is_quarantined\":", c.is_quarantined,
              ",\"problem\":", json_quoted(c.problem), "}");
+}
+
+/// "  adamw.exp_avg/trainable.F32: blocks 0-3, 7-9": what one rank wrote of one kind, ends not
+/// included.
+std::string runs_line(const KindRuns& entry) {
+  std::vector<std::string> runs;
+  for (const BlockRun& run : entry.runs) runs.push_back(cat(run.first, "-", run.end));
+  return cat("  ", entry.kind.kind, "/", entry.kind.space, ": blocks ", join(runs, ", "), "\n");
 }
 
 std::string tensor_diff_text(const TensorDiff& diff) {
@@ -94,13 +103,14 @@ std::string inspect_text(const Manifest& m) {
     out += cat(space.name, ": ", space.tensors.size(), " tensors, ", space.num_elems, " elements, ",
                space.num_blocks(), " blocks of ", join(kinds, ", "), "\n");
     for (const TensorPlace& place : space.tensors) {
-      std::vector<std::string> dims;
-      for (int64_t dim : place.spec.shape) dims.push_back(cat(dim));
-      out += cat("  ", place.spec.name, " [", join(dims, ", "), "] at ", place.offset_elems, "\n");
+      out += cat("  ", place.spec.name, " ", shape_text(place.spec.shape), " at ",
+                 place.offset_elems, "\n");
     }
   }
-  for (const ShardEntry& shard : m.shards)
+  for (const ShardEntry& shard : m.shards) {
     out += cat(shard.file, ": ", human_bytes(shard.bytes), "\n");
+    for (const KindRuns& entry : shard.runs) out += runs_line(entry);
+  }
   return out;
 }
 

@@ -31,10 +31,6 @@ std::string tensors_in(const FlatSpace& space, int64_t block) {
   return join(names, ", ");
 }
 
-bool is_content(const Status& status) {
-  return status.code() == StatusCode::kCorruption || status.code() == StatusCode::kNotFound;
-}
-
 /// What the threads share.
 class Verifier {
  public:
@@ -81,7 +77,7 @@ class Verifier {
       const Status status = task.reader->read_blocks(*task.extent, {block, block + 1}, bytes);
       if (status.is_ok()) continue;
       std::lock_guard lock(mutex_);
-      if (!is_content(status)) {
+      if (!is_bad_content(status)) {
         error_ = status;
       } else {
         report_->problems.push_back(cat(status.message(), " (of ", tensors_in(space, block), ")"));
@@ -96,6 +92,33 @@ class Verifier {
   std::mutex mutex_;
   Status error_;
 };
+
+/// Shards [first, end) of a manifest.
+struct ShardRange {
+  size_t first = 0;
+  size_t end = 0;
+};
+
+/// Opens these shards, reads all that is in them, and closes them. Whether all could be opened.
+Result<bool> verify_shards(FileSystem& fs, const std::string& path, const Manifest& manifest,
+                           ShardRange range, int num_threads, VerifyReport* report) {
+  std::vector<ShardReader> readers;
+  for (size_t i = range.first; i < range.end; ++i) {
+    auto reader = ShardReader::open(fs, path, manifest.schema, manifest.shards[i],
+                                    manifest.shard_identity(i));
+    if (reader.is_ok()) {
+      readers.push_back(std::move(*reader));
+    } else if (is_bad_content(reader.status())) {
+      report->problems.push_back(reader.status().message());
+    } else {
+      return reader.status();
+    }
+  }
+  Verifier verifier(manifest, report);
+  for (const ShardReader& reader : readers) verifier.add(reader);
+  LOCKSTEP_RETURN_IF_ERROR(verifier.run(num_threads));
+  return readers.size() == range.end - range.first;
+}
 
 Status check_digest(FileSystem& fs, const std::string& path, const Manifest& manifest,
                     VerifyReport* report) {
@@ -117,26 +140,18 @@ Result<VerifyReport> verify_checkpoint(FileSystem& fs, const std::string& path, 
   LOCKSTEP_RETURN_IF_ERROR(fs.list(path).status());
   const auto manifest = read_manifest(fs, path, nullptr);
   if (!manifest.is_ok()) {
-    if (!is_content(manifest.status())) return manifest.status();
+    if (!is_bad_content(manifest.status())) return manifest.status();
     report.problems.push_back(manifest.status().message());
     return report;
   }
-  std::vector<ShardReader> readers;
-  for (size_t i = 0; i < manifest->shards.size(); ++i) {
-    auto reader = ShardReader::open(fs, path, manifest->schema, manifest->shards[i],
-                                    manifest->shard_identity(i));
-    if (reader.is_ok()) {
-      readers.push_back(std::move(*reader));
-    } else if (is_content(reader.status())) {
-      report.problems.push_back(reader.status().message());
-    } else {
-      return reader.status();
-    }
+  bool has_all_tables = true;
+  for (size_t first = 0; first < manifest->shards.size(); first += kMaxOpenShards) {
+    const size_t end = std::min(first + kMaxOpenShards, manifest->shards.size());
+    LOCKSTEP_ASSIGN_OR_RETURN(
+        const bool has_tables,
+        verify_shards(fs, path, *manifest, {first, end}, num_threads, &report));
+    has_all_tables = has_all_tables && has_tables;
   }
-  const bool has_all_tables = report.problems.empty();
-  Verifier verifier(*manifest, &report);
-  for (const ShardReader& reader : readers) verifier.add(reader);
-  LOCKSTEP_RETURN_IF_ERROR(verifier.run(num_threads));
   if (has_all_tables) LOCKSTEP_RETURN_IF_ERROR(check_digest(fs, path, *manifest, &report));
   std::sort(report.problems.begin(), report.problems.end());
   report.seconds = watch.elapsed_s();

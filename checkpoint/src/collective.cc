@@ -98,13 +98,4 @@ Result<std::string> share_long(ControlPlane& plane, std::string_view what,
   return value;
 }
 
-Result<std::vector<Status>> gather_statuses(ControlPlane& plane, std::string_view what,
-                                            const Status& mine, Deadline deadline) {
-  LOCKSTEP_ASSIGN_OR_RETURN(const auto messages,
-                            plane.all_gather(what, Packer().status(mine).take(), deadline));
-  std::vector<Status> statuses;
-  for (const std::string& message : messages) statuses.push_back(Unpacker(message).status());
-  return statuses;
-}
-
 }  // namespace lockstep

@@ -50,8 +50,4 @@ Result<std::string> share(ControlPlane& plane, std::string_view what,
 /// As share() for texts that may be longer than one message.
 Result<std::string> share_long(ControlPlane& plane, std::string_view what,
                                const Result<std::string>& of_rank_0, Deadline deadline);
-/// Every rank's Status. Collective. Errors: as ControlPlane::all_gather.
-Result<std::vector<Status>> gather_statuses(ControlPlane& plane, std::string_view what,
-                                            const Status& mine, Deadline deadline);
-
 }  // namespace lockstep

@@ -213,6 +213,12 @@ std::string json_quoted(std::string_view text) {
                                    nlohmann::json::error_handler_t::replace);
 }
 
+std::string json_numbers(const std::vector<int64_t>& values) {
+  std::string text;
+  for (int64_t value : values) text += cat(text.empty() ? "" : ",", value);
+  return cat("[", text, "]");
+}
+
 int64_t json_count(const Json& value) {
   const auto* number = std::get_if<int64_t>(&value.value);
   return number != nullptr && *number >= 0 && *number <= kMaxCount ? *number : -1;

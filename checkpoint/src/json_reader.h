@@ -63,6 +63,8 @@ class JsonFields {
 
 /// `text` as a JSON string with its quotes. Requires: valid UTF-8 (else replaced).
 std::string json_quoted(std::string_view text);
+/// "[2,3]"
+std::string json_numbers(const std::vector<int64_t>& values);
 /// The element as a non-negative integer below 2^53, or -1.
 int64_t json_count(const Json& value);
 

@@ -21,10 +21,6 @@ std::string listed(const Items& items, std::string_view separator, const ToText&
   return out;
 }
 
-std::string numbers(const std::vector<int64_t>& values) {
-  return cat("[", listed(values, ",", [](int64_t v) { return cat(v); }), "]");
-}
-
 std::string texts(const std::vector<std::string>& values) {
   return cat("[", listed(values, ",", [](const std::string& v) { return json_quoted(v); }), "]");
 }
@@ -36,10 +32,10 @@ std::string metric_text(const std::pair<const std::string, double>& metric) {
 }
 
 std::string tensor_text(const TensorPlace& place) {
-  return cat("   {\"name\":", json_quoted(place.spec.name),
-             ",\"aliases\":", texts(place.spec.aliases), ",\"shape\":", numbers(place.spec.shape),
-             ",\"order\":", numbers(place.spec.order), ",\"offset_elems\":", place.offset_elems,
-             "}");
+  return cat(
+      "   {\"name\":", json_quoted(place.spec.name), ",\"aliases\":", texts(place.spec.aliases),
+      ",\"shape\":", json_numbers(place.spec.shape), ",\"order\":", json_numbers(place.spec.order),
+      ",\"offset_elems\":", place.offset_elems, "}");
 }
 
 std::string space_text(const StateSchema& schema, const FlatSpace& space) {

@@ -3,18 +3,13 @@
 #include <algorithm>
 #include <map>
 
+#include "lockstep/checkpoint/safetensors.h"
 #include "lockstep/core/base/text.h"
 
 namespace lockstep {
 namespace {
 
 using Kind = ModelDifference::Kind;
-
-std::string numbers(const std::vector<int64_t>& values) {
-  std::vector<std::string> parts;
-  for (int64_t value : values) parts.push_back(cat(value));
-  return cat("[", join(parts, ", "), "]");
-}
 
 std::string_view kind_name(Kind kind) {
   switch (kind) {
@@ -54,7 +49,7 @@ std::map<std::string, PlacedTensor> tensors_by_name(const StateSchema& schema) {
 }
 
 std::string tensor_text(const PlacedTensor& tensor) {
-  return cat(tensor.space->name, " ", numbers(tensor.place->spec.shape));
+  return cat(tensor.space->name, " ", shape_text(tensor.place->spec.shape));
 }
 
 /// The most telling difference of two tensors of one name, if any.
@@ -66,13 +61,13 @@ void compare_tensors(const PlacedTensor& wanted, const PlacedTensor& found,
     out->push_back({kind, a.name, std::move(want), std::move(have)});
   };
   if (a.shape != b.shape) {
-    add(Kind::kShape, numbers(a.shape), numbers(b.shape));
+    add(Kind::kShape, shape_text(a.shape), shape_text(b.shape));
   } else if (a.dtype != b.dtype) {
     add(Kind::kDtype, std::string(dtype_name(a.dtype)), std::string(dtype_name(b.dtype)));
   } else if (a.role != b.role) {
     add(Kind::kRole, wanted.space->name, found.space->name);
   } else if (a.order != b.order) {
-    add(Kind::kOrder, numbers(a.order), numbers(b.order));
+    add(Kind::kOrder, shape_text(a.order), shape_text(b.order));
   } else if (a.aliases != b.aliases) {
     add(Kind::kAliases, join(a.aliases, ", "), join(b.aliases, ", "));
   } else if (wanted.place->offset_elems != found.place->offset_elems) {

@@ -30,11 +30,6 @@ namespace {
 
 constexpr size_t kMaxDifferenceLines = 20;
 
-/// A file of a committed checkpoint that is not there is as wrong as one with other bytes.
-bool is_bad_content(const Status& status) {
-  return status.code() == StatusCode::kCorruption || status.code() == StatusCode::kNotFound;
-}
-
 }  // namespace
 
 RestoreProtocol::RestoreProtocol(const RestoreContext& context, const RestoreRequest& request)

@@ -10,12 +10,6 @@ namespace {
 
 constexpr std::string_view kMetadataKey = "__metadata__";
 
-std::string numbers_text(const std::vector<int64_t>& values) {
-  std::vector<std::string> parts;
-  for (int64_t value : values) parts.push_back(cat(value));
-  return cat("[", join(parts, ","), "]");
-}
-
 Result<SafetensorsEntry> parse_entry(const std::string& name, const Json& json, uint64_t data_bytes,
                                      std::string_view where) {
   JsonFields fields(json, cat(where, ": tensor \"", name, "\""));
@@ -32,7 +26,7 @@ Result<SafetensorsEntry> parse_entry(const std::string& name, const Json& json, 
   entry.dtype = *dtype;
   if (offsets.size() != 2 || offsets[0] > offsets[1] ||
       static_cast<uint64_t>(offsets[1]) > data_bytes) {
-    return corruption_error(cat(fields.path(), ": data_offsets ", numbers_text(offsets),
+    return corruption_error(cat(fields.path(), ": data_offsets ", shape_text(offsets),
                                 " do not lie in the ", data_bytes, " bytes of data"));
   }
   entry.begin = static_cast<uint64_t>(offsets[0]);
@@ -42,7 +36,7 @@ Result<SafetensorsEntry> parse_entry(const std::string& name, const Json& json, 
   if (num_elems < 0 ||
       static_cast<uint64_t>(num_elems) * static_cast<uint64_t>(dtype_size_bytes(*dtype)) !=
           entry.end - entry.begin) {
-    return corruption_error(cat(fields.path(), ": shape ", numbers_text(entry.shape), " of ",
+    return corruption_error(cat(fields.path(), ": shape ", shape_text(entry.shape), " of ",
                                 dtype_text, " does not fill the ", entry.end - entry.begin,
                                 " bytes at its offsets"));
   }
@@ -64,6 +58,12 @@ Status parse_metadata(const Json& json, std::string_view where,
 }
 
 }  // namespace
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text;
+  for (int64_t dim : shape) text += cat(text.empty() ? "" : ", ", dim);
+  return cat("[", text, "]");
+}
 
 int64_t checked_num_elems(const std::vector<int64_t>& shape) {
   constexpr int64_t kLimit = int64_t{1} << 53;
@@ -91,7 +91,7 @@ std::string safetensors_prefix(const std::vector<SafetensorsEntry>& tensors,
   json += "}";
   for (const SafetensorsEntry& entry : tensors) {
     json += cat(",", json_quoted(entry.name), ":{\"dtype\":\"", dtype_name(entry.dtype),
-                "\",\"shape\":", numbers_text(entry.shape), ",\"data_offsets\":[", entry.begin, ",",
+                "\",\"shape\":", json_numbers(entry.shape), ",\"data_offsets\":[", entry.begin, ",",
                 entry.end, "]}");
   }
   json += "}";

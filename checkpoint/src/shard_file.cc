@@ -112,6 +112,7 @@ Result<ShardReader> ShardReader::open(FileSystem& fs, const std::string& folder,
                                       const StateSchema& schema, const ShardEntry& entry,
                                       const ShardIdentity& identity) {
   ShardReader reader;
+  reader.fs_ = &fs;
   reader.schema_ = &schema;
   reader.path_ = path_join(folder, entry.file);
   const std::string& path = reader.path_;
@@ -153,9 +154,15 @@ Result<ShardReader> ShardReader::open(FileSystem& fs, const std::string& folder,
   return reader;
 }
 
+Status ShardReader::reopen() {
+  LOCKSTEP_ASSIGN_OR_RETURN(file_, fs_->open_read(path_));
+  return Status::ok();
+}
+
 Status ShardReader::read_blocks(const ShardExtent& extent, BlockRun blocks,
                                 std::span<std::byte> out) const {
   const FlatSpace& space = space_of(*schema_, extent.kind_index);
+  LOCKSTEP_CHECK(is_open(), path_, " is closed");
   LOCKSTEP_CHECK(blocks.first >= extent.blocks.first && blocks.end <= extent.blocks.end,
                  "blocks outside their extent");
   LOCKSTEP_CHECK(out.size() == run_bytes(space, blocks), "a buffer of ", out.size(),

@@ -43,6 +43,7 @@ Result<TensorReader> TensorReader::open(FileSystem& fs, const std::string& folde
       const ShardExtent& extent = shard.layout().extents[e];
       reader.pieces_[extent.kind_index][extent.blocks.end] = {i, e};
     }
+    shard.close();
     reader.shards_.push_back(std::move(shard));
   }
   return reader;
@@ -60,7 +61,18 @@ std::vector<TensorReader::Tensor> TensorReader::tensors() const {
   return tensors;
 }
 
-Result<std::vector<std::byte>> TensorReader::read_elems(size_t kind_index, ElemRun elems) const {
+Result<const ShardReader*> TensorReader::opened(size_t shard) {
+  if (shards_[shard].is_open()) return &shards_[shard];
+  if (open_shards_.size() == kMaxOpenShards) {
+    shards_[open_shards_.front()].close();
+    open_shards_.pop_front();
+  }
+  LOCKSTEP_RETURN_IF_ERROR(shards_[shard].reopen());
+  open_shards_.push_back(shard);
+  return &shards_[shard];
+}
+
+Result<std::vector<std::byte>> TensorReader::read_elems(size_t kind_index, ElemRun elems) {
   const FlatSpace& space = space_of(manifest_->schema, kind_index);
   const auto elem_bytes = static_cast<size_t>(dtype_size_bytes(space.dtype));
   std::vector<std::byte> out;
@@ -69,10 +81,10 @@ Result<std::vector<std::byte>> TensorReader::read_elems(size_t kind_index, ElemR
   for (int64_t first = elems.first; first < elems.end;) {
     const int64_t block = first / kBlockElems;
     const auto piece = pieces_[kind_index].upper_bound(block)->second;  // coverage: there is one
-    const ShardReader& shard = shards_[piece.shard];
+    LOCKSTEP_ASSIGN_OR_RETURN(const ShardReader* shard, opened(piece.shard));
     block_bytes.resize(run_bytes(space, {block, block + 1}));
     LOCKSTEP_RETURN_IF_ERROR(
-        shard.read_blocks(shard.layout().extents[piece.extent], {block, block + 1}, block_bytes));
+        shard->read_blocks(shard->layout().extents[piece.extent], {block, block + 1}, block_bytes));
     const int64_t begin = block * kBlockElems;
     const int64_t end = std::min(elems.end, begin + kBlockElems);
     const auto from = block_bytes.begin() + (first - begin) * static_cast<ptrdiff_t>(elem_bytes);
@@ -82,7 +94,7 @@ Result<std::vector<std::byte>> TensorReader::read_elems(size_t kind_index, ElemR
   return out;
 }
 
-Result<std::vector<std::byte>> TensorReader::read_row_major(const Tensor& tensor) const {
+Result<std::vector<std::byte>> TensorReader::read_row_major(const Tensor& tensor) {
   const TensorSpec& spec = tensor.place->spec;
   const int64_t first = tensor.place->offset_elems;
   LOCKSTEP_ASSIGN_OR_RETURN(std::vector<std::byte> stored,

@@ -3,6 +3,7 @@
 // on the way.
 
 #include <cstddef>
+#include <deque>
 #include <map>
 #include <string>
 #include <vector>
@@ -13,7 +14,8 @@ namespace lockstep {
 
 class TensorReader {
  public:
-  /// Opens all shards. Errors: as read_manifest, ShardReader::open.
+  /// Looks at all shards; holds at most kMaxOpenShards of them open. Errors: as read_manifest,
+  /// ShardReader::open.
   static Result<TensorReader> open(FileSystem& fs, const std::string& folder);
 
   const Manifest& manifest() const { return *manifest_; }
@@ -27,17 +29,19 @@ class TensorReader {
   std::vector<Tensor> tensors() const;
 
   /// The bytes of one tensor in row-major order. Errors: kCorruption, kIoError.
-  Result<std::vector<std::byte>> read_row_major(const Tensor& tensor) const;
+  Result<std::vector<std::byte>> read_row_major(const Tensor& tensor);
 
  private:
   struct Piece {
     size_t shard = 0;
     size_t extent = 0;
   };
-  Result<std::vector<std::byte>> read_elems(size_t kind_index, ElemRun elems) const;
+  Result<std::vector<std::byte>> read_elems(size_t kind_index, ElemRun elems);
+  Result<const ShardReader*> opened(size_t shard);
 
   std::unique_ptr<Manifest> manifest_;  // its address stays: shards point into it
   std::vector<ShardReader> shards_;
+  std::deque<size_t> open_shards_;                // oldest first
   std::vector<std::map<int64_t, Piece>> pieces_;  // of each kind, by end block
 };
 

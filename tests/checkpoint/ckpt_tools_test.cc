@@ -3,11 +3,13 @@
 
 #include <gmock/gmock.h>
 
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstring>
 
 #include "elem_values.h"
+#include "forwarding_file_system.h"
 #include "json_reader.h"
 #include "lockstep/checkpoint/ckpt_tools_print.h"
 #include "lockstep/checkpoint/safetensors.h"
@@ -47,6 +49,21 @@ TEST_F(Tools, ListShowsGoodAndBad) {
 TEST_F(Tools, InspectShowsTheManifest) {
   const auto manifest = read_manifest(fs_, path_, nullptr);
   EXPECT_THAT(inspect_text(*manifest), HasSubstr("embed.weight [300, 200]"));
+  // Which rank wrote what.
+  MemoryFileSystem fs;
+  const auto by_two = read_manifest(fs, save_state(fs, 2, state_, 10)->path, nullptr);
+  const std::string text = inspect_text(*by_two);
+  for (size_t i = 0; i < by_two->shards.size(); ++i) {
+    const size_t at = text.find(by_two->shards[i].file);
+    const std::string of_shard = text.substr(at, text.find("shard-", at + 1) - at);
+    for (const KindRuns& entry : by_two->shards[i].runs) {
+      for (const BlockRun& run : entry.runs) {
+        EXPECT_THAT(of_shard,
+                    ::testing::ContainsRegex(cat(entry.kind.kind, "/", entry.kind.space,
+                                                 ": blocks .*", run.first, "-", run.end)));
+      }
+    }
+  }
   EXPECT_TRUE(parse_json(inspect_json(*manifest), "json").is_ok());
 }
 
@@ -157,6 +174,63 @@ TEST_F(Tools, ExportWritesRowMajorTensors) {
             StatusCode::kAlreadyExists);
   EXPECT_EQ(export_checkpoint(fs_, path_, "/all.safetensors", true)->num_tensors, 12);
   EXPECT_FALSE(exists(fs_, "/all.safetensors.partial").value());
+}
+
+/// Refuses to hold more files open than a bound, as systems do.
+class FewFiles final : public ForwardingFileSystem {
+ public:
+  FewFiles(FileSystem& base, int limit) : ForwardingFileSystem(base), limit_(limit) {}
+  Result<std::unique_ptr<ReadableFile>> open_read(const std::string& path) override {
+    if (num_open_ >= limit_) return io_error(cat("open ", path, ": Too many open files"));
+    LOCKSTEP_ASSIGN_OR_RETURN(auto file, base_.open_read(path));
+    return std::unique_ptr<ReadableFile>(std::make_unique<Counted>(std::move(file), &num_open_));
+  }
+  int num_open() const { return num_open_; }
+
+ private:
+  class Counted final : public ReadableFile {
+   public:
+    Counted(std::unique_ptr<ReadableFile> file, std::atomic<int>* num_open)
+        : file_(std::move(file)), num_open_(num_open) {
+      ++*num_open_;
+    }
+    ~Counted() override { --*num_open_; }
+    Status read(uint64_t offset_bytes, std::span<std::byte> out) const override {
+      return file_->read(offset_bytes, out);
+    }
+    Result<uint64_t> size_bytes() const override { return file_->size_bytes(); }
+
+   private:
+    std::unique_ptr<ReadableFile> file_;
+    std::atomic<int>* num_open_;
+  };
+  const int limit_;
+  std::atomic<int> num_open_ = 0;
+};
+
+TEST(ToolsOfManyShards, HoldFewOfThemOpen) {
+  constexpr int kRanks = static_cast<int>(kMaxOpenShards) + 6;
+  StateSchema schema{
+      FlatLayout::plan({{"w", {}, Dtype::kI8, {3 * kRanks * kBlockElems}, {0}, SpaceRole::kFrozen}})
+          .value(),
+      {{"frozen.I8", "param"}}};
+  MemoryFileSystem fs;
+  TestState state(schema, 3);
+  const auto saved = save_state(fs, kRanks, state, 10);
+  ASSERT_TRUE(saved.is_ok()) << saved.status().message();
+  FewFiles few(fs, static_cast<int>(kMaxOpenShards) + 1);
+  const auto report = verify_checkpoint(few, saved->path, 2);
+  ASSERT_TRUE(report.is_ok()) << report.status().message();
+  EXPECT_TRUE(report->is_good());
+  EXPECT_EQ(report->num_blocks, static_cast<uint64_t>(3 * kRanks));
+  const auto exported = export_checkpoint(few, saved->path, "/out.safetensors", true);
+  ASSERT_TRUE(exported.is_ok()) << exported.status().message();
+  const auto file = fs.open_read("/out.safetensors");
+  const auto header = read_safetensors_header(**file, "out");
+  std::vector<std::byte> bytes(state.kind(0).size());
+  ASSERT_TRUE((*file)->read(header->data_offset, bytes).is_ok());
+  EXPECT_TRUE(bytes == state.kind(0));
+  EXPECT_EQ(few.num_open(), 0);
 }
 
 TEST(ElemValues, OfEveryWidth) {

@@ -171,10 +171,9 @@ TEST_F(Crash, AStartThatIsCutInTheMiddleOfCleaningUpCanBeRepeated) {
 }
 
 TEST_F(Crash, TheVeryFirstSaveSurvivesOnceAcknowledged) {
-  MemoryFileSystem empty;  // not even the run folder's parents are there
   const auto deep = [](CheckpointerOptions& options) { options.run_dir = "/a/b/run"; };
   for (uint64_t seed = 0; seed < 40; ++seed) {
-    MemoryFileSystem fs;
+    MemoryFileSystem fs;  // not even the run folder's parents are there
     ASSERT_TRUE(save_state(fs, 2, after_, 20, deep).is_ok());
     fs.crash_at_random(seed);
     TestState read(after_.schema(), 0);

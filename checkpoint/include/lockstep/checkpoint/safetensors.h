@@ -54,6 +54,9 @@ Result<std::string> read_safetensors_prefix(const ReadableFile& file, std::strin
 /// Reads and parses the header of an open file. Errors: as parse_safetensors_header; kIoError.
 Result<SafetensorsHeader> read_safetensors_header(const ReadableFile& file, std::string_view where);
 
+/// "[2, 3]": a shape, or other whole numbers, for people.
+std::string shape_text(const std::vector<int64_t>& shape);
+
 /// Elements of a shape, or -1 when a dimension is negative or the product of those that are not 0
 /// is above 2^53: so that strides of an empty tensor can be computed too.
 int64_t checked_num_elems(const std::vector<int64_t>& shape);

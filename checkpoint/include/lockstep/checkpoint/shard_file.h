@@ -17,6 +17,9 @@
 
 namespace lockstep {
 
+/// How many shards a reader of whole checkpoints holds open at once: far below what systems allow.
+inline constexpr size_t kMaxOpenShards = 64;
+
 /// Runs of blocks of one kind, ascending, neither overlapping nor touching.
 struct KindRuns {
   StateKind kind;
@@ -71,7 +74,8 @@ struct ShardEntry {
 };
 
 /// A committed shard that was opened and found to be what its manifest entry says: name, size,
-/// header, checksum table.
+/// header, checksum table. It holds its file open: readers of many shards close() those they do not
+/// need at the moment.
 class ShardReader {
  public:
   /// `folder` holds the file. Errors: kCorruption with file and what is wrong; kNotFound; kIoError.
@@ -83,13 +87,19 @@ class ShardReader {
   /// One for each block, in file order.
   const std::vector<uint64_t>& block_hashes() const { return hashes_; }
   /// Fills `out` with `blocks` of an extent, each block verified against the table.
-  /// Shapes: `blocks` inside the extent's; `out` exactly their bytes.
+  /// Shapes: `blocks` inside the extent's; `out` exactly their bytes. Requires: is_open().
   /// Errors: kCorruption with file, tensor and block; kIoError. On error `out` holds anything.
   Status read_blocks(const ShardExtent& extent, BlockRun blocks, std::span<std::byte> out) const;
   const std::string& path() const { return path_; }
+  bool is_open() const { return file_ != nullptr; }
+  /// Gives the file back to the system; reopen() takes it again. What was verified stays known.
+  void close() { file_.reset(); }
+  /// Errors: kNotFound; kIoError.
+  Status reopen();
 
  private:
   ShardReader() = default;
+  FileSystem* fs_ = nullptr;
   std::unique_ptr<ReadableFile> file_;
   std::string path_;
   const StateSchema* schema_ = nullptr;
