@@ -214,6 +214,17 @@ void byte_count(Communicator& c) {
   EXPECT_EQ(c.num_bytes_sent() - before, expected);
 }
 
+/// A native sum counts its values once, however many messages the backend makes of them.
+void native_byte_count(Communicator& c) {
+  std::vector<float> floats(1000);
+  std::vector<double> doubles(500);
+  uint64_t before = c.num_bytes_sent();
+  ASSERT_TRUE(c.native_all_reduce_sum(floats.data(), 1000, soon()).is_ok());
+  EXPECT_EQ(c.num_bytes_sent() - before, c.world_size() > 1 ? 4000U : 0U);
+  ASSERT_TRUE(c.native_all_reduce_sum(doubles.data(), 500, soon()).is_ok());
+  EXPECT_EQ(c.num_bytes_sent() - before, c.world_size() > 1 ? 8000U : 0U);
+}
+
 void barriers(Communicator& c) {
   for (int i = 0; i < 20; ++i) ASSERT_TRUE(c.barrier("barrier", soon()).is_ok());
 }
@@ -248,6 +259,31 @@ void times_out_naming_the_peer(Communicator& c) {
   }
 }
 
+/// More than any transport takes in without its receiver. Lives on: a transport may look at what it
+/// could not send until the process ends.
+const Bytes& unreadable_message() {
+  static const Bytes bytes(3'000'000);
+  return bytes;
+}
+
+/// Rank 0 sends to the last rank, which does not read.
+void times_out_while_sending(Communicator& c) {
+  int last = c.world_size() - 1;
+  if (c.world_rank() != 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(600));
+    return;
+  }
+  SendOp send{last, unreadable_message()};
+  Stopwatch watch;
+  Status status = c.exchange({&send, 1}, {}, nullptr, "the unread message", Deadline::after_s(0.3));
+  EXPECT_EQ(status.code(), StatusCode::kTimeout) << status.to_string();
+  EXPECT_THAT(status.message(), HasSubstr("the unread message"));
+  EXPECT_THAT(status.message(), HasSubstr(cat("rank ", last)));
+  EXPECT_GE(watch.elapsed_s(), 0.3);
+  EXPECT_LT(watch.elapsed_s(), 1.5);
+  EXPECT_EQ(c.barrier("later", soon()).to_string(), status.to_string());
+}
+
 void refuses_a_message_of_another_size(Communicator& c, size_t sent, size_t expected) {
   if (c.world_rank() == 0) {
     Bytes in(expected);
@@ -264,24 +300,38 @@ void refuses_a_message_of_another_size(Communicator& c, size_t sent, size_t expe
   }
 }
 
-void abort_ends_a_wait(Communicator& c) {
-  if (c.world_rank() != 0) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(400));
-    return;
-  }
+/// Another thread aborts rank 0's communicator while rank 0 is in an exchange that can't end.
+void aborts_rank_0(Communicator& c, std::span<const SendOp> sends, std::span<const RecvOp> recvs) {
   std::thread aborter([&] {
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
     c.abort("told to stop");
   });
-  Bytes in(10);
-  RecvOp recv{1, in};
   Stopwatch watch;
-  Status status = c.exchange({}, {&recv, 1}, nullptr, "wait", soon());
+  Status status = c.exchange(sends, recvs, nullptr, "wait", soon());
   aborter.join();
   EXPECT_EQ(status.code(), StatusCode::kAborted) << status.to_string();
   EXPECT_THAT(status.message(), HasSubstr("told to stop"));
   EXPECT_LT(watch.elapsed_s(), 1.0);
   EXPECT_EQ(c.barrier("later", soon()).code(), StatusCode::kAborted);
+}
+
+void abort_ends_a_wait(Communicator& c) {
+  if (c.world_rank() != 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(400));
+    return;
+  }
+  Bytes in(10);
+  RecvOp recv{1, in};
+  aborts_rank_0(c, {}, {&recv, 1});
+}
+
+void abort_ends_a_wait_to_send(Communicator& c) {
+  if (c.world_rank() != 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(400));
+    return;
+  }
+  SendOp send{1, unreadable_message()};
+  aborts_rank_0(c, {&send, 1}, {});
 }
 
 }  // namespace
@@ -296,6 +346,7 @@ std::vector<CommunicatorCase> communicator_cases() {
           {"SumsFloats", 1, native_sum<float>},
           {"SumsDoubles", 1, native_sum<double>},
           {"CountsTheBytesItSends", 1, byte_count},
+          {"CountsANativeSumOnce", 1, native_byte_count},
           {"PassesBarriers", 1, barriers},
           {"RefusesImpossiblePeers", 1, refuses_itself_as_peer}};
 }
@@ -310,7 +361,9 @@ std::vector<CommunicatorCase> failing_communicator_cases() {
           {"RefusesALongerMessage", 2, longer},
           {"RefusesAShorterMessage", 2, shorter},
           {"RefusesALongerLargeMessage", 2, long_and_large},
-          {"AbortEndsAWait", 2, abort_ends_a_wait}};
+          {"TimesOutWhileSending", 2, times_out_while_sending},
+          {"AbortEndsAWait", 2, abort_ends_a_wait},
+          {"AbortEndsAWaitToSend", 2, abort_ends_a_wait_to_send}};
 }
 
 }  // namespace lockstep::testing

@@ -21,11 +21,17 @@ void LocalRings::attach(int world_rank, std::span<std::byte* const> segments,
   }
 }
 
-LocalRings::Way& LocalRings::way_of(std::vector<Way>& ways, int peer) {
-  for (Way& way : ways) {
+LocalRings::Way& LocalRings::Ways::of(int peer) {
+  for (Way& way : used()) {
     if (way.peer == peer) return way;
   }
-  return ways.emplace_back(Way{peer, {}, 0, 0});
+  if (num_used_ == ways_.size()) ways_.emplace_back();
+  Way& way = ways_[num_used_++];
+  way.peer = peer;
+  way.ops.clear();
+  way.next = 0;
+  way.offset_bytes = 0;
+  return way;
 }
 
 void LocalRings::begin(std::span<const SendOp> sends, std::span<const RecvOp> recvs) {
@@ -36,20 +42,20 @@ void LocalRings::begin(std::span<const SendOp> sends, std::span<const RecvOp> re
   num_left_ = 0;
   for (size_t i = 0; i < sends.size(); ++i) {
     if (!carries(sends[i].peer, sends[i].bytes.size())) continue;
-    way_of(out_, sends[i].peer).ops.push_back(i);
+    out_.of(sends[i].peer).ops.push_back(i);
     ++num_left_;
   }
   for (size_t i = 0; i < recvs.size(); ++i) {
     if (!carries(recvs[i].peer, recvs[i].bytes.size())) continue;
-    way_of(in_, recvs[i].peer).ops.push_back(i);
+    in_.of(recvs[i].peer).ops.push_back(i);
     ++num_left_;
   }
 }
 
-Status LocalRings::progress(const std::function<void(size_t)>& on_received, int world_rank,
-                            std::string_view what, bool* has_moved) {
-  for (Way& way : out_) *has_moved = push(way) || *has_moved;
-  for (Way& way : in_) {
+Status LocalRings::progress(OnReceived on_received, int world_rank, std::string_view what,
+                            bool* has_moved) {
+  for (Way& way : out_.used()) *has_moved = push(way) || *has_moved;
+  for (Way& way : in_.used()) {
     LOCKSTEP_RETURN_IF_ERROR(pull(way, on_received, world_rank, what, has_moved));
   }
   return Status::ok();
@@ -73,8 +79,8 @@ bool LocalRings::push(Way& way) {
   return true;
 }
 
-Status LocalRings::pull(Way& way, const std::function<void(size_t)>& on_received, int world_rank,
-                        std::string_view what, bool* has_moved) {
+Status LocalRings::pull(Way& way, OnReceived on_received, int world_rank, std::string_view what,
+                        bool* has_moved) {
   if (way.is_done()) return Status::ok();
   SharedRing& ring = from_[static_cast<size_t>(way.peer)];
   SharedRing::Fragment fragment;
@@ -102,10 +108,10 @@ Status LocalRings::pull(Way& way, const std::function<void(size_t)>& on_received
 
 std::vector<int> LocalRings::peers_waited_for() const {
   std::vector<int> peers;
-  for (const Way& way : out_) {
+  for (const Way& way : out_.used()) {
     if (!way.is_done()) peers.push_back(way.peer);
   }
-  for (const Way& way : in_) {
+  for (const Way& way : in_.used()) {
     if (!way.is_done()) peers.push_back(way.peer);
   }
   return peers;

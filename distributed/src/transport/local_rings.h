@@ -2,7 +2,6 @@
 // LocalRings: the shared rings between this rank and the others on its host, and one exchange's way
 // through them. Pure memory: knows no MPI. Thread-safety: as its communicator.
 
-#include <functional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -39,8 +38,7 @@ class LocalRings {
   /// Moves what can be moved at once, at most one fragment a peer and direction; calls
   /// `on_received` for each receive that became complete. Errors: kInvalidArgument naming the peer
   /// and both sizes.
-  Status progress(const std::function<void(size_t)>& on_received, int world_rank,
-                  std::string_view what, bool* has_moved);
+  Status progress(OnReceived on_received, int world_rank, std::string_view what, bool* has_moved);
   bool is_done() const { return num_left_ == 0; }
   /// Peers with a message under way, with repetitions.
   std::vector<int> peers_waited_for() const;
@@ -54,17 +52,30 @@ class LocalRings {
     bool is_done() const { return next == ops.size(); }
   };
   bool push(Way& way);
-  Status pull(Way& way, const std::function<void(size_t)>& on_received, int world_rank,
-              std::string_view what, bool* has_moved);
-  static Way& way_of(std::vector<Way>& ways, int peer);
+  Status pull(Way& way, OnReceived on_received, int world_rank, std::string_view what,
+              bool* has_moved);
+  /// The ways of one direction. Those of exchanges before are used again, so that a step like the
+  /// one before it allocates nothing.
+  class Ways {
+   public:
+    void clear() { num_used_ = 0; }
+    /// The way of `peer`; a new one has no ops.
+    Way& of(int peer);
+    std::span<Way> used() { return std::span(ways_).first(num_used_); }
+    std::span<const Way> used() const { return std::span(ways_).first(num_used_); }
+
+   private:
+    std::vector<Way> ways_;
+    size_t num_used_ = 0;
+  };
 
   size_t max_message_bytes_ = 0;
   std::vector<SharedRing> to_;  ///< by world rank; not there for other hosts
   std::vector<SharedRing> from_;
   std::span<const SendOp> sends_;
   std::span<const RecvOp> recvs_;
-  std::vector<Way> out_;
-  std::vector<Way> in_;
+  Ways out_;
+  Ways in_;
   size_t num_left_ = 0;  ///< ops
 };
 

@@ -18,16 +18,25 @@ Status mpi_status(const char* call, int code) {
 }
 
 /// Whether the ranks of this host outnumber the processors that they may use together. Each rank's
-/// own mask says nothing: mpirun binds two ranks to one core each.
-bool is_oversubscribed(MPI_Comm local, int num_local_ranks) {
+/// own mask says nothing: mpirun binds two ranks to one core each. A rank that does not know its
+/// own adds none.
+Status find_oversubscription(MPI_Comm local, MpiJob* job) {
   cpu_set_t mine;
   CPU_ZERO(&mine);
-  if (sched_getaffinity(0, sizeof(mine), &mine) != 0) return true;
+  if (sched_getaffinity(0, sizeof(mine), &mine) != 0) CPU_ZERO(&mine);
   cpu_set_t all;
   CPU_ZERO(&all);
-  if (MPI_Allreduce(&mine, &all, sizeof(mine), MPI_BYTE, MPI_BOR, local) != MPI_SUCCESS)
-    return true;
-  return num_local_ranks > CPU_COUNT(&all);
+  LOCKSTEP_RETURN_IF_ERROR(mpi_status(
+      "MPI_Allreduce", MPI_Allreduce(&mine, &all, sizeof(mine), MPI_BYTE, MPI_BOR, local)));
+  job->is_oversubscribed = job->num_local_ranks > CPU_COUNT(&all);
+  return Status::ok();
+}
+
+Status find_place_on_host(MPI_Comm local, MpiJob* job) {
+  LOCKSTEP_RETURN_IF_ERROR(mpi_status("MPI_Comm_rank", MPI_Comm_rank(local, &job->local_rank)));
+  LOCKSTEP_RETURN_IF_ERROR(
+      mpi_status("MPI_Comm_size", MPI_Comm_size(local, &job->num_local_ranks)));
+  return find_oversubscription(local, job);
 }
 
 }  // namespace
@@ -41,16 +50,18 @@ Result<MpiJob> start_mpi(int* argc, char*** argv) {
   }
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   MpiJob job;
-  MPI_Comm_rank(MPI_COMM_WORLD, &job.world_rank);
-  MPI_Comm_size(MPI_COMM_WORLD, &job.world_size);
+  LOCKSTEP_RETURN_IF_ERROR(
+      mpi_status("MPI_Comm_rank", MPI_Comm_rank(MPI_COMM_WORLD, &job.world_rank)));
+  LOCKSTEP_RETURN_IF_ERROR(
+      mpi_status("MPI_Comm_size", MPI_Comm_size(MPI_COMM_WORLD, &job.world_size)));
   MPI_Comm local = MPI_COMM_NULL;
   LOCKSTEP_RETURN_IF_ERROR(mpi_status(
       "MPI_Comm_split_type",
       MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &local)));
-  MPI_Comm_rank(local, &job.local_rank);
-  MPI_Comm_size(local, &job.num_local_ranks);
-  job.is_oversubscribed = is_oversubscribed(local, job.num_local_ranks);
+  MPI_Comm_set_errhandler(local, MPI_ERRORS_RETURN);
+  Status status = find_place_on_host(local, &job);
   MPI_Comm_free(&local);
+  LOCKSTEP_RETURN_IF_ERROR(status);
   int is_first_of_host = job.local_rank == 0 ? 1 : 0;
   LOCKSTEP_RETURN_IF_ERROR(mpi_status(
       "MPI_Allreduce",

@@ -9,13 +9,12 @@
 
 #include "local_rings.h"
 #include "peer_exchange_communicator.h"
+#include "poll_policy.h"
 #include "rank_names.h"
 
 namespace lockstep {
 namespace {
 
-/// One MPI call counts in int; longer messages go in parts, cut alike on both sides.
-constexpr size_t kMaxPartBytes = size_t{1} << 30;
 /// The tag is the size: a message of another size than expected then matches nothing, and is found
 /// by a probe with its real size. (Open MPI 4.1.4 corrupts memory when a large message is truncated
 /// by process_vm_readv.) Order holds: both sides list the same sizes in the same order.
@@ -24,12 +23,10 @@ int tag_of(size_t size_bytes) {
 }
 /// Polls without progress before the processor is given away between them. A poll takes 0.1-0.3 us;
 /// a message that is on its way within a host arrives within a few hundred of them.
-constexpr int kSpinPolls = 2000;
-constexpr int kSpinPollsOversubscribed = 20;
+constexpr uint16_t kSpinPolls = 2000;
+constexpr uint16_t kSpinPollsOversubscribed = 20;
 /// Rings take 256 KiB for each ordered pair: 64 MiB a host at this many.
 constexpr int kMaxRanksWithRings = 16;
-/// Polls between looks at the clock and at the lost ranks.
-constexpr int kPollsPerLook = 64;
 
 std::string mpi_error_text(std::string_view call, int code) {
   std::array<char, MPI_MAX_ERROR_STRING> text{};
@@ -57,8 +54,7 @@ class MpiCommunicator final : public PeerExchangeCommunicator {
         rings_(std::move(rings)) {}
 
   Status exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
-                  const std::function<void(size_t)>& on_received, std::string_view what,
-                  Deadline deadline) override;
+                  OnReceived on_received, std::string_view what, Deadline deadline) override;
   Status native_all_reduce_sum(float* values, int64_t num_elems, Deadline deadline) override {
     return all_reduce(values, num_elems, MPI_FLOAT);
   }
@@ -73,13 +69,11 @@ class MpiCommunicator final : public PeerExchangeCommunicator {
 
  private:
   Status post(std::span<const SendOp> sends, std::span<const RecvOp> recvs, std::string_view what);
-  Status wait_for_all(const std::function<void(size_t)>& on_received, std::string_view what,
-                      Deadline deadline);
+  Status wait_for_all(OnReceived on_received, std::string_view what, Deadline deadline);
   Status take(size_t index, int error, std::string_view what);
   Status look_for_other_sizes(std::string_view what) const;
   Status reason_to_give_up(std::string_view what, Deadline deadline) const;
-  Status progress_mpi(const std::function<void(size_t)>& on_received, std::string_view what,
-                      bool* has_moved);
+  Status progress_mpi(OnReceived on_received, std::string_view what, bool* has_moved);
   std::vector<int> peers_waited_for() const;
   void let_go();
   template <typename T>
@@ -99,8 +93,7 @@ class MpiCommunicator final : public PeerExchangeCommunicator {
 };
 
 Status MpiCommunicator::exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
-                                 const std::function<void(size_t)>& on_received,
-                                 std::string_view what, Deadline deadline) {
+                                 OnReceived on_received, std::string_view what, Deadline deadline) {
   check_ops(sends, recvs);
   LOCKSTEP_RETURN_IF_ERROR(failure());
   if (sends.empty() && recvs.empty()) return Status::ok();
@@ -131,7 +124,7 @@ Status MpiCommunicator::post(std::span<const SendOp> sends, std::span<const Recv
     std::span<std::byte> bytes = recvs[op].bytes;
     if (rings_.carries(recvs[op].peer, bytes.size())) continue;
     do {
-      size_t size = std::min(bytes.size(), kMaxPartBytes);
+      size_t size = std::min(bytes.size(), options_.max_part_bytes);
       parts_.push_back({op, recvs[op].peer, size, true, false});
       requests_.push_back(MPI_REQUEST_NULL);
       ++parts_left_of_recv_[op];
@@ -146,7 +139,7 @@ Status MpiCommunicator::post(std::span<const SendOp> sends, std::span<const Recv
     std::span<const std::byte> bytes = sends[op].bytes;
     if (rings_.carries(sends[op].peer, bytes.size())) continue;
     do {
-      size_t size = std::min(bytes.size(), kMaxPartBytes);
+      size_t size = std::min(bytes.size(), options_.max_part_bytes);
       parts_.push_back({op, sends[op].peer, size, false, false});
       requests_.push_back(MPI_REQUEST_NULL);
       int code = MPI_Isend(bytes.data(), static_cast<int>(size), MPI_BYTE, sends[op].peer,
@@ -162,27 +155,24 @@ Status MpiCommunicator::post(std::span<const SendOp> sends, std::span<const Recv
   return Status::ok();
 }
 
-Status MpiCommunicator::wait_for_all(const std::function<void(size_t)>& on_received,
-                                     std::string_view what, Deadline deadline) {
-  int num_idle_polls = 0;
-  const int spin_polls = options_.is_oversubscribed ? kSpinPollsOversubscribed : kSpinPolls;
+Status MpiCommunicator::wait_for_all(OnReceived on_received, std::string_view what,
+                                     Deadline deadline) {
+  PollPolicy policy(options_.is_oversubscribed ? kSpinPollsOversubscribed : kSpinPolls);
   while (num_parts_left_ > 0 || !rings_.is_done()) {
     bool has_moved = false;
     LOCKSTEP_RETURN_IF_ERROR(rings_.progress(on_received, world_rank(), what, &has_moved));
     if (num_parts_left_ > 0) {
       LOCKSTEP_RETURN_IF_ERROR(progress_mpi(on_received, what, &has_moved));
     }
-    num_idle_polls = has_moved ? 0 : num_idle_polls + 1;
-    if (num_idle_polls > 0 && num_idle_polls % kPollsPerLook == 0) {
-      LOCKSTEP_RETURN_IF_ERROR(reason_to_give_up(what, deadline));
-    }
-    if (num_idle_polls > spin_polls) sched_yield();
+    PollPolicy::Advice advice = policy.after_poll(has_moved);
+    if (advice.should_look) LOCKSTEP_RETURN_IF_ERROR(reason_to_give_up(what, deadline));
+    if (advice.should_yield) sched_yield();
   }
   return Status::ok();
 }
 
-Status MpiCommunicator::progress_mpi(const std::function<void(size_t)>& on_received,
-                                     std::string_view what, bool* has_moved) {
+Status MpiCommunicator::progress_mpi(OnReceived on_received, std::string_view what,
+                                     bool* has_moved) {
   int num_ready = 0;
   int code = MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &num_ready,
                           ready_.data(), statuses_.data());
@@ -269,6 +259,7 @@ void MpiCommunicator::let_go() {
 template <typename T>
 Status MpiCommunicator::all_reduce(T* values, int64_t num_elems, MPI_Datatype type) {
   LOCKSTEP_RETURN_IF_ERROR(failure());
+  count_native_sum(static_cast<uint64_t>(num_elems) * sizeof(T));
   constexpr int64_t kMaxCount = int64_t{1} << 30;
   for (int64_t start = 0; start < num_elems; start += kMaxCount) {
     auto count = static_cast<int>(std::min(num_elems - start, kMaxCount));
@@ -278,42 +269,65 @@ Status MpiCommunicator::all_reduce(T* values, int64_t num_elems, MPI_Datatype ty
   return Status::ok();
 }
 
-/// Maps the rings of this host's ranks into all of them. No rings when the memory can't be had by
-/// all.
-Result<LocalRings> make_local_rings(MPI_Comm comm, int world_rank, int world_size,
-                                    size_t max_message_bytes) {
-  LocalRings rings(world_size);
-  MPI_Comm local = MPI_COMM_NULL;
-  int code = MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &local);
-  if (code != MPI_SUCCESS) return internal_error(mpi_error_text("MPI_Comm_split_type", code));
-  int num_local = 1;
-  MPI_Comm_size(local, &num_local);
-  if (num_local == 1 || num_local > kMaxRanksWithRings) return rings;
-  std::vector<int> world_ranks(static_cast<size_t>(num_local));
-  MPI_Allgather(&world_rank, 1, MPI_INT, world_ranks.data(), 1, MPI_INT, local);
-  MPI_Comm_set_errhandler(local, MPI_ERRORS_RETURN);
-  // The window is never freed here: that would be communication in a destructor. MPI_Finalize does
-  // it.
+Status mpi_status(std::string_view call, int code) {
+  return code == MPI_SUCCESS ? Status::ok() : internal_error(mpi_error_text(call, code));
+}
+
+/// Each rank's part of the window, by rank of `local`; empty when this rank can't have them.
+/// Collective: takes part in every call whatever became of those before.
+std::vector<std::byte*> map_segments(MPI_Comm local, int num_local) {
+  // The window is never freed: that would be communication in a destructor. MPI_Finalize does it.
   MPI_Win window = MPI_WIN_NULL;
   void* mine = nullptr;
   auto num_bytes = static_cast<MPI_Aint>(LocalRings::segment_bytes(num_local) + 64);
-  code = MPI_Win_allocate_shared(num_bytes, 1, MPI_INFO_NULL, local, &mine, &window);
-  int has_memory = code == MPI_SUCCESS ? 1 : 0;
-  int all_have_memory = 0;
-  MPI_Allreduce(&has_memory, &all_have_memory, 1, MPI_INT, MPI_MIN, local);
-  if (all_have_memory == 0) return rings;
-  std::vector<std::byte*> segments(static_cast<size_t>(num_local));
+  if (MPI_Win_allocate_shared(num_bytes, 1, MPI_INFO_NULL, local, &mine, &window) != MPI_SUCCESS) {
+    return {};
+  }
+  std::vector<std::byte*> segments;
   for (int i = 0; i < num_local; ++i) {
     MPI_Aint size = 0;
     int unit = 0;
     void* base = nullptr;
-    MPI_Win_shared_query(window, i, &size, &unit, static_cast<void*>(&base));
+    if (MPI_Win_shared_query(window, i, &size, &unit, static_cast<void*>(&base)) != MPI_SUCCESS) {
+      return {};
+    }
     // Each rank maps the window elsewhere, but at the same distance from a page's start.
     auto address = reinterpret_cast<uintptr_t>(base);
-    segments[static_cast<size_t>(i)] = reinterpret_cast<std::byte*>((address + 63) / 64 * 64);
+    segments.push_back(reinterpret_cast<std::byte*>((address + 63) / 64 * 64));
   }
-  rings.attach(world_rank, segments, world_ranks, max_message_bytes);
-  MPI_Barrier(local);
+  return segments;
+}
+
+/// The rings between the ranks of `local`, or none when one of them can't have them: a rank that
+/// fails says so in the last reduction, which all reach, and which is also the barrier that
+/// attach() asks for.
+Result<LocalRings> make_rings_of_host(MPI_Comm local, int world_rank, int world_size,
+                                      size_t max_message_bytes) {
+  LocalRings rings(world_size);
+  int num_local = 1;
+  LOCKSTEP_RETURN_IF_ERROR(mpi_status("MPI_Comm_size", MPI_Comm_size(local, &num_local)));
+  if (num_local == 1 || num_local > kMaxRanksWithRings) return rings;
+  std::vector<int> world_ranks(static_cast<size_t>(num_local));
+  bool knows_ranks =
+      MPI_Allgather(&world_rank, 1, MPI_INT, world_ranks.data(), 1, MPI_INT, local) == MPI_SUCCESS;
+  std::vector<std::byte*> segments = map_segments(local, num_local);
+  int has_rings = knows_ranks && !segments.empty() ? 1 : 0;
+  if (has_rings != 0) rings.attach(world_rank, segments, world_ranks, max_message_bytes);
+  int all_have_rings = 0;
+  LOCKSTEP_RETURN_IF_ERROR(mpi_status(
+      "MPI_Allreduce", MPI_Allreduce(&has_rings, &all_have_rings, 1, MPI_INT, MPI_MIN, local)));
+  return all_have_rings != 0 ? std::move(rings) : LocalRings(world_size);
+}
+
+Result<LocalRings> make_local_rings(MPI_Comm comm, int world_rank, int world_size,
+                                    size_t max_message_bytes) {
+  MPI_Comm local = MPI_COMM_NULL;
+  LOCKSTEP_RETURN_IF_ERROR(
+      mpi_status("MPI_Comm_split_type",
+                 MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &local)));
+  MPI_Comm_set_errhandler(local, MPI_ERRORS_RETURN);
+  Result<LocalRings> rings = make_rings_of_host(local, world_rank, world_size, max_message_bytes);
+  MPI_Comm_free(&local);  // the window has a communicator of its own
   return rings;
 }
 
@@ -321,18 +335,21 @@ Result<LocalRings> make_local_rings(MPI_Comm comm, int world_rank, int world_siz
 
 Result<std::unique_ptr<Communicator>> make_mpi_communicator(const MpiCommunicatorOptions& options) {
   MPI_Comm comm = MPI_COMM_NULL;
-  if (int code = MPI_Comm_dup(MPI_COMM_WORLD, &comm); code != MPI_SUCCESS) {
-    return internal_error(mpi_error_text("MPI_Comm_dup", code));
-  }
+  LOCKSTEP_CHECK(options.max_part_bytes > 0 && options.max_part_bytes <= size_t{1} << 30,
+                 "max_part_bytes ", options.max_part_bytes);
+  LOCKSTEP_RETURN_IF_ERROR(mpi_status("MPI_Comm_dup", MPI_Comm_dup(MPI_COMM_WORLD, &comm)));
   MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
   int rank = 0;
   int size = 1;
   MPI_Comm_rank(comm, &rank);
   MPI_Comm_size(comm, &size);
-  LOCKSTEP_ASSIGN_OR_RETURN(LocalRings rings,
-                            make_local_rings(comm, rank, size, options.max_ring_message_bytes));
+  Result<LocalRings> rings = make_local_rings(comm, rank, size, options.max_ring_message_bytes);
+  if (!rings.is_ok()) {
+    MPI_Comm_free(&comm);
+    return rings.status();
+  }
   return std::unique_ptr<Communicator>(
-      std::make_unique<MpiCommunicator>(comm, rank, size, options, std::move(rings)));
+      std::make_unique<MpiCommunicator>(comm, rank, size, options, std::move(*rings)));
 }
 
 }  // namespace lockstep

@@ -16,6 +16,8 @@ struct MpiCommunicatorOptions {
   /// Messages up to this size between ranks of one host go through shared memory, not MPI. The same
   /// on all ranks of a host.
   size_t max_ring_message_bytes = 0;
+  /// An MPI call counts in int: longer messages go in parts of this size. The same on all ranks.
+  size_t max_part_bytes = size_t{1} << 30;
   /// The ranks that are known to be dead; asked while waiting, from the waiting thread. May be
   /// empty.
   std::function<std::vector<int>()> lost_ranks;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <vector>
 
 #include "lockstep/core/base/check.h"
 
@@ -15,15 +14,15 @@ Status PeerExchangeCommunicator::all_gather(std::span<const std::byte> in, std::
                  " ranks into ", out.size(), " bytes");
   auto own_place = out.subspan(in.size() * static_cast<size_t>(world_rank()), in.size());
   if (in.data() != own_place.data()) std::copy(in.begin(), in.end(), own_place.begin());
-  std::vector<SendOp> sends;
-  std::vector<RecvOp> recvs;
+  sends_.clear();
+  recvs_.clear();
   for (size_t distance = 1; distance < size; ++distance) {
     // Each rank begins with another peer, so that no rank is everyone's first.
     size_t peer = (static_cast<size_t>(world_rank()) + distance) % size;
-    sends.push_back({static_cast<int>(peer), in});
-    recvs.push_back({static_cast<int>(peer), out.subspan(in.size() * peer, in.size())});
+    sends_.push_back({static_cast<int>(peer), in});
+    recvs_.push_back({static_cast<int>(peer), out.subspan(in.size() * peer, in.size())});
   }
-  return exchange(sends, recvs, nullptr, what, deadline);
+  return exchange(sends_, recvs_, nullptr, what, deadline);
 }
 
 Status PeerExchangeCommunicator::broadcast(std::span<std::byte> bytes, int root,
@@ -38,11 +37,11 @@ Status PeerExchangeCommunicator::broadcast(std::span<std::byte> bytes, int root,
     std::array<RecvOp, 1> recv{{{(distance - lowest_bit + root) % size, bytes}}};
     LOCKSTEP_RETURN_IF_ERROR(exchange({}, recv, nullptr, what, deadline));
   }
-  std::vector<SendOp> sends;
+  sends_.clear();
   for (int bit = lowest_bit >> 1; bit > 0; bit >>= 1) {
-    if (distance + bit < size) sends.push_back({(distance + bit + root) % size, bytes});
+    if (distance + bit < size) sends_.push_back({(distance + bit + root) % size, bytes});
   }
-  return exchange(sends, {}, nullptr, what, deadline);
+  return exchange(sends_, {}, nullptr, what, deadline);
 }
 
 Status PeerExchangeCommunicator::barrier(std::string_view what, Deadline deadline) {

@@ -5,6 +5,7 @@
 // failure() from any thread.
 
 #include <mutex>
+#include <vector>
 
 #include "lockstep/distributed/communicator.h"
 
@@ -33,6 +34,9 @@ class PeerExchangeCommunicator : public Communicator {
   Status fail(Status status);
 
  private:
+  // Of the gather or broadcast under way; kept to save allocations.
+  std::vector<SendOp> sends_;
+  std::vector<RecvOp> recvs_;
   mutable std::mutex mutex_;
   Status failure_;
 };

@@ -13,8 +13,7 @@ class ThreadCommunicator final : public PeerExchangeCommunicator {
   ThreadCommunicator(std::shared_ptr<ThreadHub> hub, int world_rank);
 
   Status exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
-                  const std::function<void(size_t)>& on_received, std::string_view what,
-                  Deadline deadline) override;
+                  OnReceived on_received, std::string_view what, Deadline deadline) override;
   /// Adds in rank order.
   Status native_all_reduce_sum(float* values, int64_t num_elems, Deadline deadline) override;
   Status native_all_reduce_sum(double* values, int64_t num_elems, Deadline deadline) override;
@@ -22,6 +21,8 @@ class ThreadCommunicator final : public PeerExchangeCommunicator {
   std::string_view backend() const override { return "threads"; }
 
  private:
+  Status exchange_uncounted(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
+                            OnReceived on_received, std::string_view what, Deadline deadline);
   template <typename T>
   Status all_reduce(T* values, int64_t num_elems, Deadline deadline);
 

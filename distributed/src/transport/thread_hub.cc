@@ -64,7 +64,7 @@ class ThreadHub::ExchangeCall {
     take_back();
   }
 
-  Status run(const std::function<void(size_t)>& on_received, Deadline deadline) {
+  Status run(OnReceived on_received, Deadline deadline) {
     post();
     while (true) {
       bool has_moved = false;
@@ -92,7 +92,7 @@ class ThreadHub::ExchangeCall {
     }
   }
 
-  Status receive_what_is_there(const std::function<void(size_t)>& on_received, bool* has_moved) {
+  Status receive_what_is_there(OnReceived on_received, bool* has_moved) {
     for (int peer = 0; peer < hub_.world_size_; ++peer) {
       auto& mine = recvs_of_peer_[static_cast<size_t>(peer)];
       size_t& next = next_recv_of_peer_[static_cast<size_t>(peer)];
@@ -190,8 +190,7 @@ class ThreadHub::ExchangeCall {
 };
 
 Status ThreadHub::exchange(int rank, std::span<const SendOp> sends, std::span<const RecvOp> recvs,
-                           const std::function<void(size_t)>& on_received, std::string_view what,
-                           Deadline deadline) {
+                           OnReceived on_received, std::string_view what, Deadline deadline) {
   return ExchangeCall(*this, rank, sends, recvs, what).run(on_received, deadline);
 }
 

@@ -30,8 +30,7 @@ class ThreadHub {
 
   /// As Communicator::exchange, for `rank`.
   Status exchange(int rank, std::span<const SendOp> sends, std::span<const RecvOp> recvs,
-                  const std::function<void(size_t)>& on_received, std::string_view what,
-                  Deadline deadline);
+                  OnReceived on_received, std::string_view what, Deadline deadline);
   /// Ends the present and later exchanges of `rank` with kAborted.
   void abort(int rank, std::string_view reason);
 

@@ -49,6 +49,8 @@ TreeReducer::TreeReducer(Communicator& communicator, const FlatSpace& space, Sha
   LOCKSTEP_CHECK(options.chunk_bytes > 0 && options.chunks_in_flight > 0, "chunk_bytes ",
                  options.chunk_bytes, ", chunks_in_flight ", options.chunks_in_flight);
   finish_ = plan_finish(num_leaves, world_size);
+  entries_.resize(finish_.roots.size());
+  has_arrived_.resize(finish_.roots.size());
   int64_t elem_bytes = dtype_size_bytes(space.dtype);
   chunk_elems_ = std::max<int64_t>(options.chunk_bytes / elem_bytes, 1);
   chunks_in_flight_ = options.chunks_in_flight;
@@ -127,21 +129,19 @@ template <typename T>
 Status TreeReducer::swap_and_add(T* values, ElemRun give, ElemRun keep, int peer,
                                  std::string_view what, Deadline deadline) {
   T* scratch = reinterpret_cast<T*>(scratch_.get());
-  std::vector<SendOp> sends;
-  std::vector<RecvOp> recvs;
   int64_t num_elems = std::max(give.num_elems(), keep.num_elems());
   int64_t window_elems = chunk_elems_ * chunks_in_flight_;
   for (int64_t start = 0; start < num_elems; start += window_elems) {
-    sends.clear();
-    recvs.clear();
+    sends_.clear();
+    recvs_.clear();
     for (int64_t i = 0; i < chunks_in_flight_; ++i) {
       ElemRun out = slice_of(give, start + i * chunk_elems_, chunk_elems_);
       if (out.num_elems() > 0) {
-        sends.push_back({peer, bytes_of(values + out.first, out.num_elems())});
+        sends_.push_back({peer, bytes_of(values + out.first, out.num_elems())});
       }
       ElemRun in = slice_of(keep, start + i * chunk_elems_, chunk_elems_);
       if (in.num_elems() > 0) {
-        recvs.push_back({peer, writable_bytes_of(scratch + i * chunk_elems_, in.num_elems())});
+        recvs_.push_back({peer, writable_bytes_of(scratch + i * chunk_elems_, in.num_elems())});
       }
     }
     // Whether ours or the peer's is the left operand makes no difference to an IEEE sum (DESIGN.md
@@ -150,7 +150,7 @@ Status TreeReducer::swap_and_add(T* values, ElemRun give, ElemRun keep, int peer
       ElemRun in = slice_of(keep, start + static_cast<int64_t>(i) * chunk_elems_, chunk_elems_);
       add_into(values + in.first, scratch + static_cast<int64_t>(i) * chunk_elems_, in.num_elems());
     };
-    LOCKSTEP_RETURN_IF_ERROR(communicator_.exchange(sends, recvs, add_chunk, what, deadline));
+    LOCKSTEP_RETURN_IF_ERROR(communicator_.exchange(sends_, recvs_, add_chunk, what, deadline));
   }
   return Status::ok();
 }
@@ -169,47 +169,44 @@ Status TreeReducer::finish_directly(int bucket, std::span<T* const> roots, Deadl
     longest = std::max(longest, space_.elems_of(plan_.piece(bucket, r)).num_elems());
   }
   auto first_root = [&](int r) { return finish_.first_root_of_rank[static_cast<size_t>(r)]; };
-  std::vector<T*> entries(finish_.roots.size());
-  std::vector<char> has_arrived(finish_.roots.size());
-  std::vector<SendOp> sends;
-  std::vector<RecvOp> recvs;
-  std::vector<size_t> entry_of_recv;
+  auto entry = [&](size_t e) { return static_cast<T*>(entries_[e]); };
   for (int64_t start = 0; start < longest; start += chunk_elems_) {
     ElemRun in = slice_of(mine, start, chunk_elems_);
-    sends.clear();
-    recvs.clear();
-    entry_of_recv.clear();
+    sends_.clear();
+    recvs_.clear();
+    entry_of_recv_.clear();
     for (int r = 0; r < world_size; ++r) {
       ElemRun out = slice_of(space_.elems_of(plan_.piece(bucket, r)), start, chunk_elems_);
       if (r != rank && out.num_elems() > 0) {
         for (T* root : roots) {
-          sends.push_back({r, bytes_of(root + out.first, out.num_elems())});
+          sends_.push_back({r, bytes_of(root + out.first, out.num_elems())});
         }
       }
       for (int e = first_root(r); e < first_root(r + 1) && in.num_elems() > 0; ++e) {
-        auto entry = static_cast<size_t>(e);
-        has_arrived[entry] = r == rank;
-        entries[entry] = r == rank ? roots[static_cast<size_t>(e - first_root(r))] + in.first
-                                   : scratch + e * chunk_elems_;
+        auto index = static_cast<size_t>(e);
+        has_arrived_[index] = r == rank;
+        T* values = r == rank ? roots[static_cast<size_t>(e - first_root(r))] + in.first
+                              : scratch + e * chunk_elems_;
+        entries_[index] = values;
         if (r == rank) continue;
-        recvs.push_back({r, writable_bytes_of(entries[entry], in.num_elems())});
-        entry_of_recv.push_back(entry);
+        recvs_.push_back({r, writable_bytes_of(values, in.num_elems())});
+        entry_of_recv_.push_back(index);
       }
     }
     size_t next_merge = 0;
     auto merge_what_is_there = [&](size_t i) {
-      has_arrived[entry_of_recv[i]] = 1;
+      has_arrived_[entry_of_recv_[i]] = 1;
       for (; next_merge < finish_.merges.size(); ++next_merge) {
         auto into = static_cast<size_t>(finish_.merges[next_merge].into);
         auto from = static_cast<size_t>(finish_.merges[next_merge].from);
-        if (!has_arrived[into] || !has_arrived[from]) return;
-        add_into(entries[into], entries[from], in.num_elems());
+        if (!has_arrived_[into] || !has_arrived_[from]) return;
+        add_into(entry(into), entry(from), in.num_elems());
       }
     };
     LOCKSTEP_RETURN_IF_ERROR(communicator_.exchange(
-        sends, recvs, merge_what_is_there, reduce_names_[static_cast<size_t>(bucket)], deadline));
-    if (in.num_elems() > 0 && entries[0] != roots[0] + in.first) {
-      std::copy_n(entries[0], in.num_elems(), roots[0] + in.first);
+        sends_, recvs_, merge_what_is_there, reduce_names_[static_cast<size_t>(bucket)], deadline));
+    if (in.num_elems() > 0 && entry(0) != roots[0] + in.first) {
+      std::copy_n(entry(0), in.num_elems(), roots[0] + in.first);
     }
   }
   return Status::ok();
@@ -236,20 +233,20 @@ Status TreeReducer::gather(int bucket, T* values, Deadline deadline) {
   int world_size = communicator_.world_size();
   const std::string& what = gather_names_[static_cast<size_t>(bucket)];
   if (!is_power_of_two(world_size)) {
-    std::vector<SendOp> sends;
-    std::vector<RecvOp> recvs;
+    sends_.clear();
+    recvs_.clear();
     ElemRun mine = piece_elems(bucket);
     for (int r = 0; r < world_size; ++r) {
       ElemRun theirs = space_.elems_of(plan_.piece(bucket, r));
       if (r == rank) continue;
       if (mine.num_elems() > 0) {
-        sends.push_back({r, bytes_of(values + mine.first, mine.num_elems())});
+        sends_.push_back({r, bytes_of(values + mine.first, mine.num_elems())});
       }
       if (theirs.num_elems() > 0) {
-        recvs.push_back({r, writable_bytes_of(values + theirs.first, theirs.num_elems())});
+        recvs_.push_back({r, writable_bytes_of(values + theirs.first, theirs.num_elems())});
       }
     }
-    return communicator_.exchange(sends, recvs, nullptr, what, deadline);
+    return communicator_.exchange(sends_, recvs_, nullptr, what, deadline);
   }
   int held = 1;
   for (int step = world_size / 2; step >= 1; step /= 2, held *= 2) {

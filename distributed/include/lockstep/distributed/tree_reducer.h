@@ -82,6 +82,12 @@ class TreeReducer {
   int chunks_in_flight_ = 0;
   uint64_t scratch_bytes_ = 0;
   std::unique_ptr<std::byte[]> scratch_;
+  // Of the exchange under way; kept to save allocations.
+  std::vector<SendOp> sends_;
+  std::vector<RecvOp> recvs_;
+  std::vector<void*> entries_;     ///< by root of the tree: where its values of this chunk are
+  std::vector<char> has_arrived_;  ///< by root
+  std::vector<size_t> entry_of_recv_;
   std::vector<std::string> reduce_names_;  ///< what each bucket's exchange is called in errors
   std::vector<std::string> gather_names_;
 };
