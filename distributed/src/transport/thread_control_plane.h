@@ -1,7 +1,6 @@
 #pragma once
 // The control plane of ranks that are threads of one process.
 
-#include <map>
 #include <memory>
 #include <string>
 
