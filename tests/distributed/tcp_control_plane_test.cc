@@ -1,7 +1,6 @@
 // The TCP control plane between threads (conformance, strangers) and between forked processes
 // (death, standstill).
-// Covers: plane_center.cc plane_spoke.cc plane_inbox.cc
-// Covers: tcp_connection.cc gather_round.cc rank_names.cc
+// Covers: gather_round.cc rank_names.cc
 #include "tcp_control_plane.h"
 
 #include <gmock/gmock.h>

@@ -170,6 +170,47 @@ TEST(ThreadWorld, ShutdownLosesNobody) {
   EXPECT_EQ(num_lost, 0);
 }
 
+TEST(ThreadWorld, AbortsARankWhoseCallbackThrows) {
+  Status status = World::run_threads(
+      2,
+      [&](World& world) {
+        if (world.world_rank() == 0) {
+          world.on_peer_lost([](int) { throw std::runtime_error("no room to record"); });
+        }
+        Status met = world.control_plane().barrier("meet", Deadline::after_s(30));
+        EXPECT_TRUE(met.is_ok()) << met.to_string();
+        if (world.world_rank() == 1) return Status::ok();  // leaves without shutdown()
+        sleep_ns(300'000'000);
+        Status later = world.communicator().barrier("later", Deadline::after_s(30));
+        EXPECT_EQ(later.code(), StatusCode::kAborted) << later.to_string();
+        EXPECT_THAT(later.message(), HasSubstr("no room to record"));
+        return Status::ok();
+      },
+      quiet());
+  EXPECT_TRUE(status.is_ok()) << status.to_string();
+}
+
+TEST(ThreadWorld, RefusesCallsAfterItsShutdown) {
+  Status status = World::run_threads(
+      3,
+      [&](World& world) {
+        Status end = world.shutdown();
+        EXPECT_TRUE(end.is_ok()) << end.to_string();
+        Status later = world.communicator().barrier("later", Deadline::after_s(30));
+        EXPECT_EQ(later.code(), StatusCode::kAborted) << later.to_string();
+        EXPECT_THAT(later.message(), HasSubstr("the world was shut down"));
+        float value = 1;
+        EXPECT_EQ(
+            world.communicator().native_all_reduce_sum(&value, 1, Deadline::after_s(30)).code(),
+            StatusCode::kAborted);
+        EXPECT_EQ(world.control_plane().barrier("later", Deadline::after_s(30)).code(),
+                  StatusCode::kAborted);
+        return Status::ok();
+      },
+      quiet());
+  EXPECT_TRUE(status.is_ok()) << status.to_string();
+}
+
 TEST(ThreadWorld, AbortJobEndsAllRanksAndSaysWhy) {
   auto aborts = [](World& world) -> Status {
     if (world.world_rank() == 1) world.abort_job(75, "peer lost");

@@ -11,6 +11,8 @@ using asio::ip::tcp;
 /// How long a connection may stay without a valid hello, and how many such there may be.
 constexpr std::chrono::seconds kHelloTime{10};
 constexpr size_t kMaxStrangers = 256;
+/// Before accepting again after an error, which may last (no file descriptors left).
+constexpr std::chrono::milliseconds kAcceptPause{50};
 
 std::shared_ptr<const std::string> shared_frame(FrameType type, std::string_view body) {
   return std::make_shared<const std::string>(make_frame(type, body));
@@ -58,8 +60,16 @@ std::vector<int> PlaneCenter::unconnected() const {
 void PlaneCenter::accept(tcp::acceptor& acceptor) {
   acceptor.async_accept([this, &acceptor](asio::error_code error, tcp::socket socket) {
     if (!acceptor.is_open()) return;
-    if (!error && strangers_.size() < kMaxStrangers) receive_stranger(std::move(socket));
+    if (error) return accept_later(acceptor);
+    if (strangers_.size() < kMaxStrangers) receive_stranger(std::move(socket));
     accept(acceptor);
+  });
+}
+
+void PlaneCenter::accept_later(tcp::acceptor& acceptor) {
+  auto timer = std::make_shared<asio::steady_timer>(io_, kAcceptPause);
+  timer->async_wait([this, &acceptor, timer](asio::error_code) {
+    if (acceptor.is_open()) accept(acceptor);
   });
 }
 

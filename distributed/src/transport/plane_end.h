@@ -3,6 +3,7 @@
 // rank. Both live on the plane's io thread and speak to the caller through a PlaneInbox.
 
 #include <asio.hpp>
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -56,6 +57,7 @@ class PlaneCenter final : public PlaneEnd {
 
  private:
   void accept(asio::ip::tcp::acceptor& acceptor);
+  void accept_later(asio::ip::tcp::acceptor& acceptor);
   void receive_stranger(asio::ip::tcp::socket socket);
   void welcome(const std::shared_ptr<TcpConnection>& connection, const Hello& hello);
   void stop_listening();
@@ -80,8 +82,10 @@ class PlaneCenter final : public PlaneEnd {
 /// One connection to rank 0.
 class PlaneSpoke final : public PlaneEnd {
  public:
+  /// `try_time`: for one endpoint to accept this rank, and again to welcome it.
   PlaneSpoke(asio::io_context& io, PlaneInbox& inbox, int world_rank, int world_size,
-             PlaneRendezvous rendezvous);
+             PlaneRendezvous rendezvous,
+             std::chrono::milliseconds try_time = std::chrono::seconds(3));
 
   /// Tries the endpoints in turn until one welcomes this rank. On the io thread.
   void connect() { try_endpoint(0); }
@@ -96,13 +100,18 @@ class PlaneSpoke final : public PlaneEnd {
   void try_next(size_t index);
   void say_hello(size_t index, asio::ip::tcp::socket socket);
   void receive(FrameType type, const std::string& body);
+  void start_timer(std::chrono::milliseconds time, std::function<void()> when_over);
+  void stop_timer();
 
   asio::io_context& io_;
   PlaneInbox& inbox_;
   int world_rank_;
   int world_size_;
   PlaneRendezvous rendezvous_;
+  std::chrono::milliseconds try_time_;
   asio::steady_timer timer_;
+  /// Tells a timer that was stopped when its handler was queued already from one that is over.
+  uint64_t timer_number_ = 0;
   std::shared_ptr<TcpConnection> connection_;
   std::optional<uint64_t> last_round_;
   bool is_closing_ = false;

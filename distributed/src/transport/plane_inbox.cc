@@ -39,22 +39,28 @@ void PlaneInbox::set_missing(MissingRanks missing) {
 }
 
 void PlaneInbox::lose(int world_rank) {
-  std::function<void(int)> callback;
   {
     std::lock_guard lock(mutex_);
     if (std::find(lost_.begin(), lost_.end(), world_rank) != lost_.end()) return;
     lost_.push_back(world_rank);
     std::sort(lost_.begin(), lost_.end());
     has_lost_.store(true);
-    callback = callback_;
     changed_.notify_all();
   }
-  if (callback) callback(world_rank);
+  if (Status told = callback_.report(world_rank); !told.is_ok()) fail(std::move(told));
+}
+
+void PlaneInbox::fail(Status status) {
+  std::lock_guard lock(mutex_);
+  if (failure_.is_ok()) failure_ = std::move(status);
+  changed_.notify_all();
 }
 
 bool PlaneInbox::wait_for_flag(const bool& flag, Deadline deadline) {
   Lock lock(mutex_);
-  while (!flag && !deadline.has_passed()) wait_until(changed_, lock, deadline.remaining_s());
+  while (!flag && failure_.is_ok() && !deadline.has_passed()) {
+    wait_until(changed_, lock, deadline.remaining_s());
+  }
   return flag;
 }
 
@@ -97,7 +103,9 @@ Status PlaneInbox::timed_out(uint64_t round, Deadline deadline) const {
 }
 
 Status PlaneInbox::failure_locked() const {
-  return lost_.empty() ? Status::ok() : peer_failure_error(cat("lost ", ranks_text(lost_)));
+  if (lost_.empty()) return failure_;
+  std::string and_ours = failure_.is_ok() ? std::string() : cat("; ", failure_.message());
+  return peer_failure_error(cat("lost ", ranks_text(lost_), and_ours));
 }
 
 Status PlaneInbox::failure() const {
@@ -112,15 +120,7 @@ std::vector<int> PlaneInbox::lost_ranks() const {
 }
 
 void PlaneInbox::on_peer_lost(std::function<void(int)> callback) {
-  std::vector<int> lost_before;
-  {
-    std::lock_guard lock(mutex_);
-    lost_before = lost_;
-    callback_ = callback;
-  }
-  for (int rank : lost_before) {
-    if (callback) callback(rank);
-  }
+  callback_.install(std::move(callback), [this] { return lost_ranks(); });
 }
 
 }  // namespace lockstep

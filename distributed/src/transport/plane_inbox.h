@@ -12,6 +12,7 @@
 
 #include "control_protocol.h"
 #include "lockstep/core/base/deadline.h"
+#include "loss_callback.h"
 
 namespace lockstep {
 
@@ -24,19 +25,21 @@ class PlaneInbox {
   void set_missing(MissingRanks missing);
   /// The connection of `world_rank` closed without a shutdown: ends every wait, calls the callback.
   void lose(int world_rank);
+  /// This rank's own end of the plane broke: ends every wait with `status`. The first one stays.
+  void fail(Status status);
 
   // From the caller's thread.
-  /// False when the deadline passed first.
+  /// False when the deadline passed first, or failure() says why it will not be.
   bool wait_until_ready(Deadline deadline);
   bool wait_until_drained(Deadline deadline);
   /// The messages of `round`. Shortly before the deadline calls `ask`, whose answer set_missing()
   /// names the absent. Errors: as ControlPlane::all_gather, without `what`.
   Result<std::vector<std::string>> wait_for(uint64_t round, const std::function<void()>& ask,
                                             Deadline deadline);
-  /// kPeerFailure once a rank is lost.
+  /// kPeerFailure once a rank is lost; what fail() was told.
   Status failure() const;
   std::vector<int> lost_ranks() const;
-  /// Ranks lost before are reported at once, on this thread.
+  /// As World::on_peer_lost.
   void on_peer_lost(std::function<void(int)> callback);
 
  private:
@@ -53,7 +56,8 @@ class PlaneInbox {
   std::optional<MissingRanks> missing_;
   std::vector<int> lost_;
   std::atomic<bool> has_lost_ = false;  ///< spares the lock to whoever polls lost_ranks()
-  std::function<void(int)> callback_;
+  LossCallback callback_;
+  Status failure_;  ///< of the io thread, or of the callback
 };
 
 }  // namespace lockstep

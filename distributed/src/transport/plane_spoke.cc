@@ -7,8 +7,7 @@ namespace {
 
 using asio::ip::tcp;
 
-/// For one endpoint to accept and welcome this rank, and between rounds through all of them.
-constexpr std::chrono::seconds kTryTime{3};
+/// Between rounds through all endpoints.
 constexpr std::chrono::milliseconds kPause{50};
 
 std::shared_ptr<const std::string> shared_frame(FrameType type, std::string_view body) {
@@ -47,25 +46,38 @@ std::optional<PlaneRendezvous> PlaneRendezvous::parse(std::string_view text) {
 }
 
 PlaneSpoke::PlaneSpoke(asio::io_context& io, PlaneInbox& inbox, int world_rank, int world_size,
-                       PlaneRendezvous rendezvous)
+                       PlaneRendezvous rendezvous, std::chrono::milliseconds try_time)
     : io_(io),
       inbox_(inbox),
       world_rank_(world_rank),
       world_size_(world_size),
       rendezvous_(std::move(rendezvous)),
+      try_time_(try_time),
       timer_(io) {}
+
+void PlaneSpoke::start_timer(std::chrono::milliseconds time, std::function<void()> when_over) {
+  uint64_t number = ++timer_number_;
+  timer_.expires_after(time);
+  timer_.async_wait([this, number, when_over = std::move(when_over)](asio::error_code error) {
+    if (!error && number == timer_number_) when_over();
+  });
+}
+
+void PlaneSpoke::stop_timer() {
+  ++timer_number_;
+  timer_.cancel();
+}
 
 void PlaneSpoke::try_endpoint(size_t index) {
   if (is_closing_) return;
   auto socket = std::make_shared<tcp::socket>(io_);
-  timer_.expires_after(kTryTime);
-  timer_.async_wait([socket](asio::error_code error) {
+  start_timer(try_time_, [socket] {
     asio::error_code ignored;
-    if (!error) socket->close(ignored);
+    socket->close(ignored);
   });
   socket->async_connect(*parse_endpoint(rendezvous_.endpoints[index]),
                         [this, index, socket](asio::error_code error) {
-                          timer_.cancel();
+                          stop_timer();
                           if (error || !socket->is_open()) return try_next(index);
                           say_hello(index, std::move(*socket));
                         });
@@ -74,23 +86,18 @@ void PlaneSpoke::try_endpoint(size_t index) {
 void PlaneSpoke::try_next(size_t index) {
   if (is_closing_) return;
   if (index + 1 < rendezvous_.endpoints.size()) return try_endpoint(index + 1);
-  timer_.expires_after(kPause);
-  timer_.async_wait([this](asio::error_code error) {
-    if (!error) try_endpoint(0);
-  });
+  start_timer(kPause, [this] { try_endpoint(0); });
 }
 
 void PlaneSpoke::say_hello(size_t index, tcp::socket socket) {
   auto connection = std::make_shared<TcpConnection>(std::move(socket), ControlToken{}.size());
   connection_ = connection;
   auto give_up = [this, index] {
-    timer_.cancel();
+    stop_timer();
     connection_ = nullptr;
     try_next(index);
   };
-  timer_.expires_after(kTryTime);
-  timer_.async_wait([connection, give_up](asio::error_code error) {
-    if (error) return;
+  start_timer(try_time_, [connection, give_up] {
     connection->close();
     give_up();
   });
@@ -102,7 +109,7 @@ void PlaneSpoke::say_hello(size_t index, tcp::socket socket) {
           connection->close();
           return give_up();
         }
-        timer_.cancel();
+        stop_timer();
         connection->hand_over([this](FrameType t, const std::string& b) { receive(t, b); },
                               [this] {
                                 if (!is_closing_) inbox_.lose(0);
@@ -146,7 +153,7 @@ void PlaneSpoke::drain() {
 
 void PlaneSpoke::close() {
   is_closing_ = true;
-  timer_.cancel();
+  stop_timer();
   if (connection_) std::exchange(connection_, nullptr)->close();
 }
 

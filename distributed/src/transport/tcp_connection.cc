@@ -11,7 +11,10 @@ namespace {
 /// A larger buffer is given back after its frame.
 constexpr size_t kKeptBodyBytes = size_t{1} << 20;
 
-/// A host that vanished without closing is noticed after about 5 + 3 * 2 s; a dead process at once.
+/// A host that vanished without closing, or a dropped route, is noticed after about 5 + 3 * 2 s: by
+/// keepalive on an idle connection, by the user timeout while data is unacknowledged (keepalive
+/// does not probe then, and retransmission alone would go on for a quarter of an hour). A dead
+/// process is noticed at once: its system closes the connection.
 void set_options(asio::ip::tcp::socket& socket) {
   asio::error_code ignored;
   socket.set_option(asio::ip::tcp::no_delay(true), ignored);
@@ -22,6 +25,7 @@ void set_options(asio::ip::tcp::socket& socket) {
   set_tcp(TCP_KEEPIDLE, 5);
   set_tcp(TCP_KEEPINTVL, 2);
   set_tcp(TCP_KEEPCNT, 3);
+  set_tcp(TCP_USER_TIMEOUT, 11'000);  // ms
 }
 
 }  // namespace

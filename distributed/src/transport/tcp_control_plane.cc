@@ -1,51 +1,23 @@
 #include "tcp_control_plane.h"
 
-#include <signal.h>
-
-#include <thread>
 #include <utility>
 
 #include "lockstep/core/base/check.h"
 #include "plane_end.h"
+#include "plane_thread.h"
 #include "rank_names.h"
 
 namespace lockstep {
-namespace {
 
-/// A thread that takes no signals: they are for the program's own threads.
-template <typename Body>
-std::thread start_background_thread(Body body) {
-  sigset_t all;
-  sigset_t before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  std::thread thread(std::move(body));
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return thread;
-}
-
-}  // namespace
-
-/// The io thread and what lives on it. Declared so that the end, with its sockets, goes before the
-/// io_context.
+/// Declared so that the end, with its sockets, goes before the io_context.
 struct TcpControlPlane::Impl {
   PlaneInbox inbox;
-  asio::io_context io{1};
-  asio::executor_work_guard<asio::io_context::executor_type> work{io.get_executor()};
+  PlaneThread thread{inbox};
   std::unique_ptr<PlaneEnd> end;
-  std::thread thread;
 
-  void run() {
-    thread = start_background_thread([this] { io.run(); });
-  }
-  void stop_thread() {
-    if (!thread.joinable()) return;
-    asio::post(io, [this] { io.stop(); });
-    thread.join();
-  }
   /// Ends the thread and closes the connections. Sends nothing.
   void stop() {
-    stop_thread();
+    thread.stop();
     if (end) end->close();
   }
 };
@@ -74,7 +46,7 @@ Result<std::unique_ptr<TcpControlPlane>> TcpControlPlane::connect(
 Status TcpControlPlane::start(const FirstBroadcast& broadcast, Deadline deadline) {
   std::string within = cat(" within ", fixed(deadline.length_s(), 3), " s");
   if (world_rank() == 0) {
-    auto owned = std::make_unique<PlaneCenter>(impl_->io, impl_->inbox, world_size());
+    auto owned = std::make_unique<PlaneCenter>(impl_->thread.io(), impl_->inbox, world_size());
     PlaneCenter& center = *owned;
     impl_->end = std::move(owned);
     // The others wait for the broadcast: tell them too when there is nothing to connect to.
@@ -82,9 +54,10 @@ Status TcpControlPlane::start(const FirstBroadcast& broadcast, Deadline deadline
     std::string text = rendezvous.is_ok() ? rendezvous->to_text() : std::string();
     LOCKSTEP_RETURN_IF_ERROR(broadcast(std::move(text)).status());
     LOCKSTEP_RETURN_IF_ERROR(rendezvous.status());
-    impl_->run();
+    impl_->thread.start(*impl_->end);
     if (impl_->inbox.wait_until_ready(deadline)) return Status::ok();
-    impl_->stop_thread();
+    LOCKSTEP_RETURN_IF_ERROR(impl_->inbox.failure().with_context("start of the control plane"));
+    impl_->thread.stop();
     std::vector<int> unconnected = center.unconnected();
     return timeout_error(
         cat("start of the control plane: ", ranks_text(unconnected), " did not connect", within));
@@ -93,13 +66,14 @@ Status TcpControlPlane::start(const FirstBroadcast& broadcast, Deadline deadline
   auto rendezvous = PlaneRendezvous::parse(text);
   if (!rendezvous) return io_error("start of the control plane: rank 0 can't listen");
   std::string endpoints = join(rendezvous->endpoints, ", ");
-  auto owned = std::make_unique<PlaneSpoke>(impl_->io, impl_->inbox, world_rank(), world_size(),
-                                            std::move(*rendezvous));
+  auto owned = std::make_unique<PlaneSpoke>(impl_->thread.io(), impl_->inbox, world_rank(),
+                                            world_size(), std::move(*rendezvous));
   PlaneSpoke& spoke = *owned;
   impl_->end = std::move(owned);
-  asio::post(impl_->io, [&spoke] { spoke.connect(); });
-  impl_->run();
+  asio::post(impl_->thread.io(), [&spoke] { spoke.connect(); });
+  impl_->thread.start(*impl_->end);
   if (impl_->inbox.wait_until_ready(deadline)) return Status::ok();
+  LOCKSTEP_RETURN_IF_ERROR(impl_->inbox.failure().with_context("start of the control plane"));
   return timeout_error(
       cat("start of the control plane: rank 0 does not answer at ", endpoints, within));
 }
@@ -112,8 +86,10 @@ Result<std::vector<std::string>> TcpControlPlane::gather(std::string_view what, 
   uint64_t round = num_rounds_++;
   auto arrival =
       std::make_shared<Arrival>(Arrival{round, is_last, std::string(what), std::move(message)});
-  asio::post(impl_->io, [this, arrival] { impl_->end->arrive(std::move(*arrival)); });
-  auto ask = [this, round] { asio::post(impl_->io, [this, round] { impl_->end->ask(round); }); };
+  asio::post(impl_->thread.io(), [this, arrival] { impl_->end->arrive(std::move(*arrival)); });
+  auto ask = [this, round] {
+    asio::post(impl_->thread.io(), [this, round] { impl_->end->ask(round); });
+  };
   auto messages = impl_->inbox.wait_for(round, ask, deadline);
   if (messages.is_ok()) return messages;
   failure_ = messages.status().with_context(what);
@@ -143,7 +119,7 @@ Result<std::unique_ptr<ControlPlane>> TcpControlPlane::split(std::string_view na
 Status TcpControlPlane::shutdown(Deadline deadline) {
   LOCKSTEP_RETURN_IF_ERROR(gather("shutdown of the control plane", {}, true, deadline).status());
   failure_ = aborted_error("the control plane was shut down");
-  asio::post(impl_->io, [this] { impl_->end->drain(); });
+  asio::post(impl_->thread.io(), [this] { impl_->end->drain(); });
   // Rank 0's last result is on its way to everybody, or a peer does not read: either way this rank
   // is done.
   impl_->inbox.wait_until_drained(deadline);

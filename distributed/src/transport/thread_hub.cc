@@ -235,19 +235,17 @@ Status ThreadHub::reason_to_give_up(const Round& round, std::string_view what,
 }
 
 void ThreadHub::leave(int rank, bool on_purpose) {
-  std::vector<std::function<void(int)>> to_call;
+  on_peer_lost(rank, nullptr);
   {
     std::lock_guard lock(mutex_);
     has_left_[static_cast<size_t>(rank)] = 1;
-    callbacks_[static_cast<size_t>(rank)] = nullptr;
-    if (!on_purpose) {
-      is_lost_[static_cast<size_t>(rank)] = 1;
-      to_call = callbacks_;
-    }
+    if (!on_purpose) is_lost_[static_cast<size_t>(rank)] = 1;
     for (auto& changed : changed_) changed.notify_all();
   }
-  for (const auto& callback : to_call) {
-    if (callback) callback(rank);
+  if (on_purpose) return;
+  for (int peer = 0; peer < world_size_; ++peer) {
+    Status told = callbacks_[static_cast<size_t>(peer)].report(rank);
+    if (!told.is_ok()) abort(peer, told.message());
   }
 }
 
@@ -261,12 +259,8 @@ std::vector<int> ThreadHub::lost_ranks() const {
 }
 
 void ThreadHub::on_peer_lost(int rank, std::function<void(int)> callback) {
-  std::vector<int> already_lost = lost_ranks();
-  if (callback) {
-    for (int lost : already_lost) callback(lost);
-  }
-  std::lock_guard lock(mutex_);
-  callbacks_[static_cast<size_t>(rank)] = std::move(callback);
+  callbacks_[static_cast<size_t>(rank)].install(std::move(callback),
+                                                [this] { return lost_ranks(); });
 }
 
 }  // namespace lockstep

@@ -1,7 +1,8 @@
 #pragma once
 // ThreadHub: what ranks that are threads of one process share: mailboxes for the data path, rounds
-// for the control planes, and who has left. One mutex guards all of it; payloads are copied outside
-// it, from the sender's memory straight into the receiver's. Thread-safety: any thread.
+// for the control planes, and who has left. One mutex guards all of it but the callbacks; payloads
+// are copied outside it, from the sender's memory straight into the receiver's. Thread-safety: any
+// thread.
 
 #include <condition_variable>
 #include <cstdint>
@@ -17,6 +18,7 @@
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/status.h"
 #include "lockstep/distributed/communicator.h"
+#include "loss_callback.h"
 
 namespace lockstep {
 
@@ -41,9 +43,11 @@ class ThreadHub {
                                           Deadline deadline);
 
   /// `rank` will take part in nothing any more. Unless `on_purpose`, whoever waits for it gets
-  /// kPeerFailure, and the other ranks' callbacks are called, on this thread.
+  /// kPeerFailure, and the other ranks' callbacks are called, on this thread; a rank whose callback
+  /// throws is aborted. The rank's own callback is never called again.
   void leave(int rank, bool on_purpose);
   std::vector<int> lost_ranks() const;
+  /// As World::on_peer_lost, for `rank`.
   void on_peer_lost(int rank, std::function<void(int)> callback);
 
  private:
@@ -75,7 +79,7 @@ class ThreadHub {
   std::vector<char> has_left_;
   std::vector<char> is_lost_;
   std::vector<std::string> abort_reasons_;
-  std::vector<std::function<void(int)>> callbacks_;
+  std::vector<LossCallback> callbacks_;  ///< by rank; not under the mutex
   std::map<std::pair<std::string, int64_t>, std::shared_ptr<Round>> rounds_;
 };
 

@@ -62,6 +62,8 @@ Status World::shutdown() {
   LOCKSTEP_RETURN_IF_ERROR(
       impl_->control_plane->shutdown(Deadline::after_s(impl_->options.start_timeout_s)));
   impl_->is_shut_down = true;
+  impl_->set_on_peer_lost(nullptr);
+  impl_->communicator->abort("the world was shut down");
   return impl_->finish();
 }
 

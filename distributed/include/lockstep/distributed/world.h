@@ -53,10 +53,15 @@ class World {
   /// numbers; null when the rank has the process to itself.
   std::mutex* process_lock();
   /// Called on a background thread, within 0.5 s, when a peer's connection closes without a
-  /// shutdown. One callback; it must only record and return.
+  /// shutdown; on this one for peers that are lost already. Each callback hears of a peer once. One
+  /// callback: another, or nullptr, takes its place, after a call that is under way, and so does
+  /// shutdown(). It must only record and return, and what it uses must live until then, or as long
+  /// as the world. If it throws, the control plane (for thread ranks the communicator) fails.
   void on_peer_lost(std::function<void(int world_rank)> callback);
 
-  /// Leaves in order: all ranks have arrived, control plane closed, MPI finalised. Collective.
+  /// Leaves in order: all ranks have arrived, control plane closed, MPI finalised; later calls of
+  /// the communicator and the control plane return kAborted. Collective; the end of MPI itself has
+  /// no deadline.
   /// Errors: kTimeout and kPeerFailure naming the rank that did not arrive.
   Status shutdown();
   /// Leaves in disorder: aborts the communicator and, under MPI, ends the whole job with
