@@ -1,3 +1,6 @@
+// A file that does not start at step 1 (the run goes on from another run's checkpoint, or its file
+// was moved away) says so in its first line: {"event":"begin","num_steps":N}. From there on every
+// step is in it, and a file that lacks one is refused: a gap that nobody notices is a wrong curve.
 #include "lockstep/core/train/metrics_file.h"
 
 #include <algorithm>
@@ -35,14 +38,26 @@ Json line_of(const char* event, int64_t num_steps) {
 
 constexpr std::string_view kLineStart = "{\"event\":\"";
 
-// The number of steps of a line that this class has written.
-std::optional<int64_t> num_steps_of(std::string_view line) {
+struct MetricsLine {
+  std::string event;
+  int64_t num_steps = 0;
+};
+
+// What a line says, if this class has written it.
+std::optional<MetricsLine> parse_line(std::string_view line) {
   Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
   if (!line.starts_with(kLineStart) || !json.is_object() || !json.contains("num_steps") ||
-      !json["num_steps"].is_number_integer()) {
+      !json["num_steps"].is_number_integer() || !json["event"].is_string()) {
     return std::nullopt;
   }
-  return json["num_steps"].get<int64_t>();
+  return MetricsLine{json["event"].get<std::string>(), json["num_steps"].get<int64_t>()};
+}
+
+// Steps that should stand before a line, or before the end of the file, and do not.
+Status gap_error(const std::string& where, int64_t num_found, int64_t num_expected) {
+  return corruption_error(cat(where, ": expected the lines of all steps up to ", num_expected,
+                              ", found those up to ", num_found,
+                              "; the file is left as it is: move it away to start a new one"));
 }
 
 // Whether a crash can have made this of one of our lines: cut it off, or left zeros in it.
@@ -51,7 +66,7 @@ bool may_be_torn(std::string_view line) {
   return !line.empty() && kLineStart.starts_with(head);
 }
 
-// The file up to the first line that belongs to a later step or is torn. Every line up to the
+// The bytes up to the first line that belongs to a later step or is torn. Every line up to the
 // restored step was synced before its checkpoint was committed, so a crash can only have damaged
 // what stands behind them.
 Result<size_t> kept_bytes(const std::string& path, const std::string& text, int64_t num_steps) {
@@ -61,18 +76,23 @@ Result<size_t> kept_bytes(const std::string& path, const std::string& text, int6
     size_t end = text.find('\n', begin);
     bool is_whole = end != std::string::npos;
     std::string_view line = std::string_view(text).substr(begin, is_whole ? end - begin : end);
-    auto line_steps = is_whole ? num_steps_of(line) : std::nullopt;
-    if (!line_steps) {
+    auto parsed = is_whole ? parse_line(line) : std::nullopt;
+    if (!parsed) {
       if (may_be_torn(line) && (!is_whole || seen_steps >= num_steps)) break;
       return corruption_error(cat(path, ":", line_number, ": expected a line of metrics ('",
                                   kLineStart, "...' with \"num_steps\"), found '",
                                   line.substr(0, 60),
                                   "'; the file is left as it is: move it away to start a new one"));
     }
-    if (*line_steps > num_steps) break;
-    seen_steps = std::max(seen_steps, *line_steps);
+    if (parsed->num_steps > num_steps) break;
+    bool is_first = parsed->event == "begin" && begin == 0;
+    bool is_next = parsed->event == "step" && parsed->num_steps == seen_steps + 1;
+    if (is_first || is_next) seen_steps = parsed->num_steps;
+    if (parsed->num_steps > seen_steps)
+      return gap_error(cat(path, ":", line_number), seen_steps, parsed->num_steps);
     begin = end + 1;
   }
+  if (begin > 0 && seen_steps < num_steps) return gap_error(path, seen_steps, num_steps);
   return begin;
 }
 
@@ -87,9 +107,10 @@ Result<std::unique_ptr<MetricsFile>> MetricsFile::open(FileSystem& fs, const std
 
 Status MetricsFile::cut_back_and_open(int64_t num_steps) {
   LOCKSTEP_ASSIGN_OR_RETURN(bool is_there, exists(fs_, path_));
+  size_t keep = 0;
   if (is_there) {
     LOCKSTEP_ASSIGN_OR_RETURN(std::string text, read_whole_file(fs_, path_, kMaxFileBytes));
-    LOCKSTEP_ASSIGN_OR_RETURN(size_t keep, kept_bytes(path_, text, num_steps));
+    LOCKSTEP_ASSIGN_OR_RETURN(keep, kept_bytes(path_, text, num_steps));
     text.resize(keep);
     // A file of its own, even when nothing is cut: an older start that was taken over and does not
     // know it yet goes on writing into the one it opened, which then has no name.
@@ -98,6 +119,10 @@ Status MetricsFile::cut_back_and_open(int64_t num_steps) {
     LOCKSTEP_RETURN_IF_ERROR(fs_.rename(fresh, path_));
   }
   LOCKSTEP_ASSIGN_OR_RETURN(file_, fs_.open_write(path_, OpenMode::kAppend));
+  if (keep == 0 && num_steps > 0) {
+    LOCKSTEP_RETURN_IF_ERROR(write_line(one_line({{"event", "begin"}, {"num_steps", num_steps}})));
+    LOCKSTEP_RETURN_IF_ERROR(flush());
+  }
   LOCKSTEP_RETURN_IF_ERROR(file_->sync());
   return fs_.sync_dir(path_parent(path_));
 }

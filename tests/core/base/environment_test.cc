@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lockstep/core/base/deadline.h"
+#include "lockstep/core/base/process.h"
 
 namespace lockstep {
 namespace {
@@ -18,6 +19,29 @@ TEST(Environment, VariablesAreReadAndSet) {
   EXPECT_EQ(environment_variable("LOCKSTEP_TEST_SET"), "");
   set_environment_variable("LOCKSTEP_TEST_SET", "a b");
   EXPECT_EQ(environment_variable("LOCKSTEP_TEST_SET"), "a b");
+}
+
+TEST(Environment, AProcessIsAsOldAsItsStartSays) {
+  const double at_first = process_age_s();
+  sleep_ns(50'000'000);
+  const double later = process_age_s();
+  EXPECT_GE(later - at_first, 0.04);
+  // A child is younger than its parent, although both ask at the same moment.
+  int ends[2] = {};
+  ASSERT_EQ(::pipe(ends), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const double age = process_age_s();
+    ::_exit(::write(ends[1], &age, sizeof(age)) == sizeof(age) ? 0 : 1);
+  }
+  double age_of_child = -1;
+  ASSERT_EQ(::read(ends[0], &age_of_child, sizeof(age_of_child)),
+            static_cast<ssize_t>(sizeof(age_of_child)));
+  EXPECT_EQ(::waitpid(child, nullptr, 0), child);
+  EXPECT_GE(age_of_child, 0);
+  EXPECT_LT(age_of_child, later - 0.03);
+  ::close(ends[0]);
+  ::close(ends[1]);
 }
 
 TEST(Environment, StartTicksTellLivingProcessesFromDeadOnes) {

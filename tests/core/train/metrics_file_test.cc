@@ -195,6 +195,34 @@ TEST_F(Metrics, AStepThatWasLeftOutSaysWhy) {
   EXPECT_FALSE(lines()[1].contains("reason"));
 }
 
+TEST_F(Metrics, AGapBeforeTheRestoredStepIsRefusedAndUntouched) {
+  put_run(4);
+  std::string whole = text();
+  expect_refused(whole, 5);
+  std::string without_third = whole;
+  size_t third = whole.find("{\"event\":\"step\",\"num_steps\":3");
+  without_third.erase(third, whole.find('\n', third) + 1 - third);
+  expect_refused(without_third, 4);
+  put(without_third);
+  open(2);
+  EXPECT_THAT(numbers("step"), ElementsAre(1, 2)) << "the gap lies behind the restored step";
+  expect_refused(whole.substr(whole.find('\n') + 1), 4);
+}
+
+TEST_F(Metrics, AFileThatBeginsLaterSaysSo) {
+  auto metrics = open(3);
+  write_steps(*metrics, 3, 5);
+  ASSERT_TRUE(metrics->close().is_ok());
+  EXPECT_THAT(numbers("begin"), ElementsAre(3));
+  expect_refused(text(), 6);
+  open(4);
+  EXPECT_THAT(numbers("begin"), ElementsAre(3));
+  EXPECT_THAT(numbers("step"), ElementsAre(4));
+  open(2);
+  EXPECT_THAT(numbers("begin"), ElementsAre(2));
+  EXPECT_THAT(numbers("step"), IsEmpty());
+}
+
 TEST_F(Metrics, StartFromNothingEmptiesIt) {
   put_run(3);
   open(0);
@@ -207,7 +235,7 @@ TEST_F(Metrics, EveryTornLastLineIsCut) {
   size_t last = whole.rfind('\n', whole.size() - 2) + 1;
   for (size_t size = last; size < whole.size(); ++size) {
     put(whole.substr(0, size));
-    open(10);
+    open(3);
     EXPECT_EQ(text(), whole.substr(0, last)) << size;
   }
 }
