@@ -5,9 +5,27 @@
 #include "commands.h"
 #include "lockstep/core/base/exit_code.h"
 #include "lockstep/core/base/file_system.h"
+#include "lockstep/core/base/text.h"
 #include "lockstep/core/data/tabular.h"
 
 namespace lockstep {
+
+namespace {
+
+// A value takes some 9 bytes, and a table of more than 1 GiB would not be read back.
+constexpr int64_t kMaxValues = 100'000'000;
+
+Status make_tabular(int64_t num_rows, int64_t num_features, uint64_t seed, const std::string& out) {
+  if (num_rows > kMaxValues / (num_features + 1)) {
+    return invalid_argument_error(cat(num_rows, " rows of ", num_features,
+                                      " features and a label are more than the ", kMaxValues,
+                                      " values that a table may have: take fewer rows"));
+  }
+  return write_and_sync_file(posix_file_system(), out,
+                             make_tabular_csv(num_rows, num_features, seed), OpenMode::kTruncate);
+}
+
+}  // namespace
 
 void add_data_command(CLI::App& app, const CommandLine& line) {
   struct Arguments {
@@ -30,9 +48,8 @@ void add_data_command(CLI::App& app, const CommandLine& line) {
   command->add_option("--seed", arguments->seed)->capture_default_str();
   command->add_option("out", arguments->out, "The file to write")->required();
   command->callback([arguments, line] {
-    std::string text = make_tabular_csv(arguments->rows, arguments->features, arguments->seed);
     Status status =
-        write_and_sync_file(posix_file_system(), arguments->out, text, OpenMode::kTruncate);
+        make_tabular(arguments->rows, arguments->features, arguments->seed, arguments->out);
     if (!status.is_ok())
       std::fprintf(stderr, "lockstep data make-tabular: %s\n", status.to_string().c_str());
     *line.exit_code = static_cast<int>(exit_code_for(status));

@@ -48,7 +48,12 @@ Result<ExitCode> train(World& world, const TrainArguments& arguments) {
                             Trainer::make(world, std::move(parts).value(), arguments.options));
   LOCKSTEP_ASSIGN_OR_RETURN(TrainReport report, trainer.run());
   if (world.world_rank() == 0) std::fputs(report.to_json().c_str(), stdout);
-  return report.end == TrainEnd::kStoppedBySignal ? ExitCode::kRequeue : ExitCode::kDone;
+  if (report.end != TrainEnd::kStoppedBySignal) return ExitCode::kDone;
+  if (report.is_saved) return ExitCode::kRequeue;
+  // Not 85: a requeued job would begin at step 0 again, for ever (launch/DESIGN.md).
+  return invalid_argument_error(
+      cat("stopped without a checkpoint (no --run-dir): the ", report.steps,
+          " steps of this run are lost; with --run-dir DIR a stop saves and can be resumed"));
 }
 
 }  // namespace
@@ -70,7 +75,7 @@ void add_train_command(CLI::App& app, const CommandLine& line) {
                    "auto: the newest good checkpoint if there is one; never; or a path")
       ->capture_default_str();
   command->add_flag("--overwrite", options.overwrite,
-                    "With --resume never: move earlier checkpoints aside");
+                    "With --resume never: move earlier checkpoints, metrics and recipe aside");
   command->add_flag("--take-over", options.take_over,
                     "Start although an earlier attempt of the run seems alive");
   command

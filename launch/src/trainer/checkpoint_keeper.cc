@@ -7,6 +7,7 @@ namespace {
 
 constexpr const char* kSkippedSteps = "train.skipped_steps";
 constexpr double kDigestTimeoutS = 600;
+constexpr double kFenceTimeoutS = 60;
 
 std::string steps_text(const std::vector<int64_t>& steps) {
   std::string text;
@@ -38,11 +39,14 @@ Result<std::vector<int64_t>> parse_steps(const Scalars& scalars) {
 }  // namespace
 
 CheckpointKeeper::CheckpointKeeper(DataParallel& parallel, ShardedOptimizer& optimizer,
-                                   Checkpointer* checkpointer, const Recipe& recipe,
-                                   const RecipeSchema& recipe_schema, int64_t steps_per_epoch)
+                                   Checkpointer* checkpointer, std::string run_dir, const Log& log,
+                                   const Recipe& recipe, const RecipeSchema& recipe_schema,
+                                   int64_t steps_per_epoch)
     : parallel_(parallel),
       optimizer_(optimizer),
       checkpointer_(checkpointer),
+      run_dir_(std::move(run_dir)),
+      log_(log),
       recipe_(recipe),
       schema_of_recipe_(recipe_schema),
       steps_per_epoch_(steps_per_epoch),
@@ -89,15 +93,37 @@ Result<SaveRecord> CheckpointKeeper::save(int64_t num_steps,
       code == StatusCode::kTimeout) {
     return record.status;
   }
+  LOCKSTEP_RETURN_IF_ERROR(check_not_taken_over().with_context(record.status.message()));
+  bool is_unknown = checkpointer_->last_outcome() == SaveOutcome::kUnknown;
+  if (is_unknown) record.status = record.status.with_context("may or may not be durable");
   if (parallel_.world().world_rank() == 0) {
-    parallel_.world().log().error(
-        cat("checkpoint after step ", num_steps,
-            " failed, the one before it is untouched: ", record.status.to_string()));
+    log_.error(cat("checkpoint after step ", num_steps,
+                   is_unknown ? ", the one before it is untouched: "
+                              : " failed, the one before it is untouched: ",
+                   record.status.to_string()));
   }
   return record;
 }
 
-Result<ResumePoint> CheckpointKeeper::take_over(const Restored& restored) {
+// The folder of a save may have been taken away by a newer attempt; that looks like any other
+// error.
+Status CheckpointKeeper::check_not_taken_over() {
+  World& world = parallel_.world();
+  Status mine;
+  if (world.world_rank() == 0) {
+    auto newest = newest_attempt(posix_file_system(), RunPaths{run_dir_});
+    if (!newest.is_ok()) {
+      log_.warn(cat("can't tell whether a newer attempt took over: ", newest.status().to_string()));
+    } else if (*newest > checkpointer_->attempt()) {
+      mine = aborted_error(cat("attempt ", *newest, " of ", run_dir_,
+                               " has taken over; this is attempt ", checkpointer_->attempt()));
+    }
+  }
+  return world.control_plane().vote("is this still the newest attempt", mine,
+                                    Deadline::after_s(kFenceTimeoutS));
+}
+
+Result<ResumePoint> CheckpointKeeper::adopt(const Restored& restored) {
   LOCKSTEP_RETURN_IF_ERROR(optimizer_.restore_scalars(restored.scalars));
   ResumePoint point;
   point.num_steps = restored.step;
@@ -122,7 +148,7 @@ Result<std::optional<ResumePoint>> CheckpointKeeper::resume(const TrainerOptions
   request.allowed_recipe_changes = options.allow_recipe_change;
   LOCKSTEP_ASSIGN_OR_RETURN(auto restored, checkpointer_->restore(request));
   if (!restored) return std::optional<ResumePoint>();
-  LOCKSTEP_ASSIGN_OR_RETURN(ResumePoint point, take_over(*restored));
+  LOCKSTEP_ASSIGN_OR_RETURN(ResumePoint point, adopt(*restored));
   return std::optional<ResumePoint>(std::move(point));
 }
 
@@ -137,19 +163,23 @@ Result<int64_t> CheckpointKeeper::roll_back() {
   request.recipe_text = recipe_.text();
   LOCKSTEP_ASSIGN_OR_RETURN(auto restored, checkpointer_->restore(request));
   if (!restored) return not_found_error("there is no checkpoint to roll back to");
-  LOCKSTEP_ASSIGN_OR_RETURN(ResumePoint point, take_over(*restored));
+  LOCKSTEP_ASSIGN_OR_RETURN(ResumePoint point, adopt(*restored));
   return point.num_steps;
 }
 
-Result<std::string> CheckpointKeeper::live_digest(bool params_only,
-                                                  const std::vector<int64_t>& skipped_steps) {
-  ControlPlane& plane = parallel_.world().control_plane();
-  Deadline deadline = Deadline::after_s(kDigestTimeoutS);
-  auto digest = params_only
-                    ? live_params_digest(plane, schema_, owned_, deadline)
-                    : live_state_digest(plane, schema_, owned_, scalars(skipped_steps), deadline);
-  if (!digest.is_ok()) return digest.status();
-  return digest->hex();
+Result<std::string> CheckpointKeeper::live_params_digest() {
+  LOCKSTEP_ASSIGN_OR_RETURN(
+      Hash128 digest, lockstep::live_params_digest(parallel_.world().control_plane(), schema_,
+                                                   owned_, Deadline::after_s(kDigestTimeoutS)));
+  return digest.hex();
+}
+
+Result<std::string> CheckpointKeeper::live_state_digest(const std::vector<int64_t>& skipped_steps) {
+  LOCKSTEP_ASSIGN_OR_RETURN(
+      Hash128 digest,
+      lockstep::live_state_digest(parallel_.world().control_plane(), schema_, owned_,
+                                  scalars(skipped_steps), Deadline::after_s(kDigestTimeoutS)));
+  return digest.hex();
 }
 
 }  // namespace lockstep

@@ -26,10 +26,11 @@ struct ResumePoint {
 
 class CheckpointKeeper final : public StateKeeper {
  public:
-  /// `checkpointer` may be null: nothing is saved then. All must outlive the keeper.
+  /// `checkpointer` may be null: nothing is saved then. `run_dir` is its folder. All must outlive
+  /// the keeper.
   CheckpointKeeper(DataParallel& parallel, ShardedOptimizer& optimizer, Checkpointer* checkpointer,
-                   const Recipe& recipe, const RecipeSchema& recipe_schema,
-                   int64_t steps_per_epoch);
+                   std::string run_dir, const Log& log, const Recipe& recipe,
+                   const RecipeSchema& recipe_schema, int64_t steps_per_epoch);
 
   Result<SaveRecord> save(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
                           const std::vector<int64_t>& skipped_steps) override;
@@ -44,17 +45,22 @@ class CheckpointKeeper final : public StateKeeper {
   /// Checkpointer::restore.
   Result<std::optional<ResumePoint>> resume(const TrainerOptions& options);
 
-  /// Digests of the state as it is now. Collective.
-  Result<std::string> live_digest(bool params_only, const std::vector<int64_t>& skipped_steps);
+  /// Digest of parameters and buffers, or of the whole state, as they are now. Collective.
+  Result<std::string> live_params_digest();
+  Result<std::string> live_state_digest(const std::vector<int64_t>& skipped_steps);
   uint64_t staging_bytes() const { return staging_bytes_; }
 
  private:
-  Result<ResumePoint> take_over(const Restored& restored);
+  /// Makes what was restored the live state of all ranks.
+  Result<ResumePoint> adopt(const Restored& restored);
+  Status check_not_taken_over();
   Scalars scalars(const std::vector<int64_t>& skipped_steps) const;
 
   DataParallel& parallel_;
   ShardedOptimizer& optimizer_;
   Checkpointer* checkpointer_;
+  std::string run_dir_;
+  Log log_;
   const Recipe& recipe_;
   const RecipeSchema& schema_of_recipe_;
   int64_t steps_per_epoch_;

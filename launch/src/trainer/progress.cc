@@ -22,8 +22,8 @@ std::string duration_text(double seconds) {
   return s >= 3600 ? cat(s / 3600, ":", tail) : tail;
 }
 
-Progress::Progress(int64_t first_step, int64_t end_step, bool is_terminal)
-    : first_step_(first_step), end_step_(end_step), is_terminal_(is_terminal) {}
+Progress::Progress(int64_t end_step, bool is_terminal)
+    : end_step_(end_step), is_terminal_(is_terminal) {}
 
 void Progress::line(const std::string& text) {
   std::fprintf(stderr, "%s%s\n", has_open_line_ ? "\n" : "", text.c_str());

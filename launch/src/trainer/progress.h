@@ -11,7 +11,7 @@ namespace lockstep {
 
 class Progress final : public StepObserver {
  public:
-  Progress(int64_t first_step, int64_t end_step, bool is_terminal);
+  Progress(int64_t end_step, bool is_terminal);
   Status on_step(const StepRecord& record) override;
   Status on_evaluation(const EvalRecord& record) override;
   Status on_save(const SaveRecord& record) override;
@@ -20,11 +20,9 @@ class Progress final : public StepObserver {
  private:
   void line(const std::string& text);
 
-  int64_t first_step_;
   int64_t end_step_;
   bool is_terminal_;
   bool has_open_line_ = false;
-  Stopwatch since_start_;
   int64_t last_shown_ns_ = 0;
   double step_seconds_ = 0;  ///< time in steps, without evaluation and saves
   int64_t num_steps_seen_ = 0;

@@ -19,6 +19,19 @@ const char* end_name(TrainEnd end) {
   return "unknown";
 }
 
+Json memory_json(const RankMemory& memory) {
+  const MemoryLedger& predicted = memory.predicted;
+  return {{"parameters", predicted.parameter_bytes},
+          {"gradients", predicted.gradient_bytes},
+          {"fold_buffers", predicted.fold_bytes},
+          {"buffers", predicted.buffer_bytes},
+          {"optimizer_state", predicted.optimizer_bytes},
+          {"exchange", predicted.exchange_bytes},
+          {"staging", memory.staging_bytes},
+          {"predicted", predicted.total_bytes() + memory.staging_bytes},
+          {"measured", memory.measured_bytes > 0 ? Json(memory.measured_bytes) : Json(nullptr)}};
+}
+
 }  // namespace
 
 std::string TrainReport::to_json() const {
@@ -45,16 +58,8 @@ std::string TrainReport::to_json() const {
                     {"num_correct", eval->num_correct},
                     {"num_samples", eval->num_samples}};
   }
-  uint64_t total = predicted.total_bytes() + staging_bytes;
-  json["memory_bytes"] = {{"parameters", predicted.parameter_bytes},
-                          {"gradients", predicted.gradient_bytes},
-                          {"fold_buffers", predicted.fold_bytes},
-                          {"buffers", predicted.buffer_bytes},
-                          {"optimizer_state", predicted.optimizer_bytes},
-                          {"exchange", predicted.exchange_bytes},
-                          {"staging", staging_bytes},
-                          {"predicted", total},
-                          {"measured", measured_bytes > 0 ? Json(measured_bytes) : Json(nullptr)}};
+  json["memory_bytes"] = Json::array();
+  for (const RankMemory& of_rank : memory) json["memory_bytes"].push_back(memory_json(of_rank));
   return json.dump(2) + "\n";
 }
 

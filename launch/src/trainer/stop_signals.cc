@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 
 #include "lockstep/launch/lifecycle.h"
@@ -9,13 +10,14 @@
 namespace lockstep {
 namespace {
 
-volatile std::sig_atomic_t g_stop_requests = 0;
-volatile std::sig_atomic_t g_peer_is_lost = 0;
+std::atomic<bool> g_stop_is_requested = false;
+// Written by the thread that watches connections, read by the handler on whichever thread it runs.
+std::atomic<bool> g_peer_is_lost = false;
+static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may not wait for a lock");
 
 void on_signal(int signal_number) {
-  if (signal_number == SIGTERM && g_peer_is_lost != 0) return;
-  if (g_stop_requests != 0) _exit(128 + signal_number);
-  g_stop_requests = 1;
+  if (signal_number == SIGTERM && g_peer_is_lost) return;
+  if (g_stop_is_requested.exchange(true)) _exit(128 + signal_number);
 }
 
 }  // namespace
@@ -30,11 +32,11 @@ void install_stop_signals() {
 }
 
 bool stop_was_requested() {
-  return g_stop_requests != 0;
+  return g_stop_is_requested;
 }
 
 void note_lost_peer() {
-  g_peer_is_lost = 1;
+  g_peer_is_lost = true;
 }
 
 }  // namespace lockstep

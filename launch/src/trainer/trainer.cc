@@ -2,16 +2,17 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 
 #include "checkpoint_keeper.h"
 #include "lockstep/core/base/environment.h"
 #include "lockstep/core/base/file_system.h"
 #include "lockstep/core/base/text.h"
-#include "lockstep/core/train/metrics_file.h"
 #include "lockstep/distributed/agreement.h"
 #include "lockstep/distributed/random.h"
 #include "lockstep/launch/lifecycle.h"
 #include "progress.h"
+#include "run_files.h"
 #include "training_engine.h"
 #include "training_setup.h"
 
@@ -65,12 +66,12 @@ class RankZeroObservers final : public StepObserver {
 
 struct Trainer::Impl {
   Impl(World& w, TrainerParts p, TrainerOptions o)
-      : world(&w), parts(std::move(p)), options(std::move(o)) {}
+      : world(&w), parts(std::move(p)), options(std::move(o)), log(w.log()) {}
 
   World* world;
   TrainerParts parts;
   TrainerOptions options;
-  Stopwatch since_start;
+  Log log;
   uint64_t resident_before = 0;
   std::optional<Sampler> sampler;
   std::unique_ptr<TrainableModel> model;
@@ -83,17 +84,24 @@ struct Trainer::Impl {
   std::unique_ptr<MetricsFile> metrics;
   std::unique_ptr<Progress> progress;
   double seconds_to_first_step = 0;
+  ResumeSource resume_source = ResumeSource::kThisRun;  // rank 0
 
+  bool resumes_from_path() const { return options.resume != "auto" && options.resume != "never"; }
   bool is_rank_0() const { return world->world_rank() == 0; }
   Status vote(std::string_view what, const Status& mine) {
     return world->control_plane().vote(what, mine, start_deadline());
   }
   Status resolve_recipe();
   Status make_model();
+  Status find_resume_path();
   Status open_run_dir();
+  Result<ResumePoint> resume();
+  Result<SaveRecord> save_as_newest(const ResumePoint& start);
+  Status move_run_files_aside();
   Status open_run_files(int64_t num_steps);
   int64_t run_length() const { return parts.recipe.run_length_steps(sampler->steps_per_epoch()); }
   Result<TrainReport> report(const LoopReport& loop, const ResumePoint& start);
+  Result<std::vector<RankMemory>> gather_memory();
   Status write_report(const TrainReport& report);
 };
 
@@ -127,6 +135,17 @@ Status Trainer::Impl::make_model() {
   return Status::ok();
 }
 
+Status Trainer::Impl::find_resume_path() {
+  if (!resumes_from_path()) return Status::ok();
+  Status mine;
+  if (is_rank_0()) {
+    auto source = find_resume_source(posix_file_system(), options.run_dir, options.resume);
+    if (source.is_ok()) resume_source = *source;
+    mine = source.status();
+  }
+  return vote("--resume PATH", mine);
+}
+
 Status Trainer::Impl::open_run_dir() {
   if (options.run_dir.empty()) return Status::ok();
   Status made =
@@ -138,24 +157,60 @@ Status Trainer::Impl::open_run_dir() {
   checkpoint.fs = &posix_file_system();
   checkpoint.plane = checkpoint_plane.get();
   checkpoint.run_dir = options.run_dir;
-  checkpoint.log = world->log();
+  checkpoint.log = log;
+  checkpoint.job_id = environment_variable("SLURM_JOB_ID").value_or("");
   checkpoint.take_over = options.take_over;
   checkpoint.overwrite = options.overwrite;
   LOCKSTEP_ASSIGN_OR_RETURN(checkpointer, Checkpointer::open(checkpoint));
+  log = log.with(world->world_rank(), static_cast<int>(checkpointer->attempt()));
   return Status::ok();
+}
+
+Status Trainer::Impl::move_run_files_aside() {
+  Status mine;
+  if (is_rank_0()) {
+    mine = lockstep::move_run_files_aside(posix_file_system(), options.run_dir,
+                                          checkpointer->attempt(), log);
+  }
+  return vote("moving metrics and recipe aside", mine);
+}
+
+// Each order of two changes on disk is such that a start that dies between them loses nothing.
+Result<ResumePoint> Trainer::Impl::resume() {
+  ResumePoint start;
+  if (!checkpointer) return start;
+  // Before the checkpoints: without those the next start would cut the metrics down to nothing.
+  if (options.overwrite) LOCKSTEP_RETURN_IF_ERROR(move_run_files_aside());
+  LOCKSTEP_ASSIGN_OR_RETURN(auto resumed, keeper->resume(options));
+  if (resumed) start = std::move(*resumed);
+  return start;
+}
+
+// After --resume PATH: what the next start of the run, or a roll back, finds newest must be this
+// state, before a line of metrics that a newer checkpoint counts on is cut.
+Result<SaveRecord> Trainer::Impl::save_as_newest(const ResumePoint& start) {
+  // Metrics of another history; the run has no checkpoint of its own that needs them.
+  Result<std::string> is_foreign = world->control_plane().broadcast(
+      "whose checkpoint it is", resume_source == ResumeSource::kAnotherRun ? "another" : "own",
+      start_deadline());
+  LOCKSTEP_RETURN_IF_ERROR(is_foreign.status());
+  if (*is_foreign == "another") LOCKSTEP_RETURN_IF_ERROR(move_run_files_aside());
+  LOCKSTEP_ASSIGN_OR_RETURN(SaveRecord saved,
+                            keeper->save(start.num_steps, std::nullopt, start.skipped_steps));
+  LOCKSTEP_RETURN_IF_ERROR(saved.status);
+  return saved;
 }
 
 Status Trainer::Impl::open_run_files(int64_t num_steps) {
   if (options.run_dir.empty()) return Status::ok();
-  auto open = [&]() -> Status {
-    FileSystem& fs = posix_file_system();
-    LOCKSTEP_RETURN_IF_ERROR(write_and_sync_file(fs, path_join(options.run_dir, "recipe.toml"),
-                                                 parts.recipe.text(), OpenMode::kTruncate));
-    LOCKSTEP_ASSIGN_OR_RETURN(
-        metrics, MetricsFile::open(fs, path_join(options.run_dir, "metrics.jsonl"), num_steps));
-    return Status::ok();
-  };
-  return vote("files of the run directory", is_rank_0() ? open() : Status::ok());
+  Status mine;
+  if (is_rank_0()) {
+    auto opened = lockstep::open_run_files(posix_file_system(), options.run_dir,
+                                           parts.recipe.text(), num_steps);
+    if (opened.is_ok()) metrics = std::move(opened).value();
+    mine = opened.status();
+  }
+  return vote("files of the run directory", mine);
 }
 
 Result<Trainer> Trainer::make(World& world, TrainerParts parts, const TrainerOptions& options) {
@@ -163,10 +218,12 @@ Result<Trainer> Trainer::make(World& world, TrainerParts parts, const TrainerOpt
       parts.data.train != nullptr && parts.data.test != nullptr && parts.make_model != nullptr,
       "a Trainer needs a training part, a test part and a way to make the model");
   auto impl = std::make_unique<Impl>(world, std::move(parts), options);
+  LOCKSTEP_RETURN_IF_ERROR(impl->vote("options", check_options(options)));
   LOCKSTEP_RETURN_IF_ERROR(impl->vote("recipe and data", impl->resolve_recipe()));
-  LOCKSTEP_RETURN_IF_ERROR(check_same_on_all_ranks(world.control_plane(), "recipe, data and binary",
-                                                   fingerprint(impl->parts.recipe),
-                                                   start_deadline()));
+  LOCKSTEP_RETURN_IF_ERROR(
+      check_same_on_all_ranks(world.control_plane(), "recipe, options, data and binary",
+                              fingerprint(impl->parts.recipe, options), start_deadline()));
+  LOCKSTEP_RETURN_IF_ERROR(impl->find_resume_path());
   // Before the model is made: a run directory that is in use, or a disk that is full, should cost
   // no one a minute.
   LOCKSTEP_RETURN_IF_ERROR(impl->open_run_dir());
@@ -176,14 +233,16 @@ Result<Trainer> Trainer::make(World& world, TrainerParts parts, const TrainerOpt
   release_freed_memory();
   impl->keeper = std::make_unique<CheckpointKeeper>(
       *impl->parallel, *impl->optimizer, impl->checkpointer ? &*impl->checkpointer : nullptr,
-      impl->parts.recipe, impl->parts.schema, impl->sampler->steps_per_epoch());
+      options.run_dir, impl->log, impl->parts.recipe, impl->parts.schema,
+      impl->sampler->steps_per_epoch());
   TrainingParts training{impl->model.get(),
                          &*impl->parallel,
                          &*impl->optimizer,
                          &impl->parts.data,
                          &*impl->sampler,
                          impl->run_length(),
-                         impl->parts.recipe.train().memory_format == "channels_last"};
+                         impl->parts.recipe.train().memory_format == "channels_last",
+                         impl->log};
   impl->engine = std::make_unique<TrainingEngine>(training);
   return Trainer(std::move(impl));
 }
@@ -195,12 +254,7 @@ Trainer::~Trainer() = default;
 
 Result<TrainReport> Trainer::run() {
   Impl& impl = *impl_;
-  ResumePoint start;
-  if (impl.checkpointer) {
-    LOCKSTEP_ASSIGN_OR_RETURN(auto resumed, impl.keeper->resume(impl.options));
-    if (resumed) start = std::move(*resumed);
-  }
-  LOCKSTEP_RETURN_IF_ERROR(impl.open_run_files(start.num_steps));
+  LOCKSTEP_ASSIGN_OR_RETURN(ResumePoint start, impl.resume());
   StepLoopOptions loop = loop_options(impl.parts.recipe, impl.sampler->steps_per_epoch());
   loop.first_step = start.num_steps;
   loop.skipped_steps = start.skipped_steps;
@@ -211,21 +265,27 @@ Result<TrainReport> Trainer::run() {
         cat(start.path, " is at step ", loop.first_step, ", but the recipe's run ends at step ",
             loop.end_step, "; raise train.steps or train.epochs, or take an older checkpoint"));
   }
+  std::optional<SaveRecord> saved;
+  if (impl.resumes_from_path()) {
+    LOCKSTEP_ASSIGN_OR_RETURN(saved, impl.save_as_newest(start));
+  }
+  LOCKSTEP_RETURN_IF_ERROR(impl.open_run_files(start.num_steps));
   std::vector<StepObserver*> mine, observers;
   if (impl.is_rank_0()) {
     if (impl.metrics) mine.push_back(impl.metrics.get());
     if (impl.options.show_progress) {
-      impl.progress =
-          std::make_unique<Progress>(loop.first_step, loop.end_step, is_terminal(/*file=*/2));
+      impl.progress = std::make_unique<Progress>(loop.end_step, is_terminal(/*file=*/2));
       mine.push_back(impl.progress.get());
-      std::fputs(
-          start_text(impl.parts.recipe, *impl.world, impl.parallel->schedule(), start.path).c_str(),
-          stderr);
+      std::fputs(start_text(impl.parts.recipe, *impl.world, impl.parallel->schedule(),
+                            impl.checkpointer ? impl.checkpointer->attempt() : 0, start.path)
+                     .c_str(),
+                 stderr);
     }
     if (impl.metrics) impl.keeper->set_before_commit([&impl] { return impl.metrics->sync(); });
   }
   RankZeroObservers rank_zero(mine, *impl.engine);
-  FirstStepClock first_step_clock(impl.since_start, &impl.seconds_to_first_step);
+  if (saved) LOCKSTEP_RETURN_IF_ERROR(rank_zero.on_save(*saved));
+  FirstStepClock first_step_clock(&impl.seconds_to_first_step);
   observers = {&first_step_clock, &rank_zero};
   LOCKSTEP_ASSIGN_OR_RETURN(LoopReport done, run_step_loop(*impl.engine, *impl.keeper, observers,
                                                            loop, stop_was_requested));
@@ -252,8 +312,15 @@ Result<TrainReport> Trainer::Impl::report(const LoopReport& loop, const ResumePo
   out.first_step = start.num_steps;
   out.resumed_from = start.path;
   out.recipe_hash = parts.recipe.hash();
-  LOCKSTEP_ASSIGN_OR_RETURN(out.params_digest, keeper->live_digest(true, loop.skipped_steps));
-  LOCKSTEP_ASSIGN_OR_RETURN(out.state_digest, keeper->live_digest(false, loop.skipped_steps));
+  LOCKSTEP_ASSIGN_OR_RETURN(out.params_digest, keeper->live_params_digest());
+  bool has_just_saved =
+      loop.last_save && loop.last_save->status.is_ok() && loop.last_save->num_steps == out.steps;
+  out.is_saved = has_just_saved || (!start.path.empty() && out.steps == start.num_steps);
+  if (has_just_saved) {
+    out.state_digest = loop.last_save->state_digest;  // of the same state; it is hashed once
+  } else {
+    LOCKSTEP_ASSIGN_OR_RETURN(out.state_digest, keeper->live_state_digest(loop.skipped_steps));
+  }
   out.reduction = parts.recipe.train().reduction;
   if (loop.last_step) out.final_train_loss = loop.last_step->loss;
   out.eval = loop.last_eval;
@@ -270,13 +337,30 @@ Result<TrainReport> Trainer::Impl::report(const LoopReport& loop, const ResumePo
   out.step_ms_p50 = percentile(ms, 0.5);
   out.step_ms_p95 = percentile(ms, 0.95);
   out.seconds_to_first_step = seconds_to_first_step;
-  out.predicted = parallel->memory();
-  out.predicted.optimizer_bytes = optimizer->state_bytes();
-  out.staging_bytes = keeper->staging_bytes();
+  LOCKSTEP_ASSIGN_OR_RETURN(out.memory, gather_memory());
+  return out;
+}
+
+Result<std::vector<RankMemory>> Trainer::Impl::gather_memory() {
+  RankMemory mine;
+  mine.predicted = parallel->memory();
+  mine.predicted.optimizer_bytes = optimizer->state_bytes();
+  mine.staging_bytes = keeper->staging_bytes();
   release_freed_memory();
   if (auto now = resident_bytes(); now && *now > resident_before)
-    out.measured_bytes = *now - resident_before;
-  return out;
+    mine.measured_bytes = *now - resident_before;
+  static_assert(std::is_trivially_copyable_v<RankMemory>);
+  std::string message(sizeof(mine), '\0');
+  std::memcpy(message.data(), &mine, sizeof(mine));
+  LOCKSTEP_ASSIGN_OR_RETURN(
+      auto messages, world->control_plane().all_gather("memory ledger", message, start_deadline()));
+  std::vector<RankMemory> all(messages.size());
+  for (size_t rank = 0; rank < all.size(); ++rank) {
+    if (messages[rank].size() != sizeof(RankMemory))
+      return internal_error(cat("memory ledger: rank ", rank, " runs another program"));
+    std::memcpy(&all[rank], messages[rank].data(), sizeof(RankMemory));
+  }
+  return all;
 }
 
 Status Trainer::Impl::write_report(const TrainReport& report) {

@@ -91,10 +91,9 @@ Result<StepOutcome> TrainingEngine::run_step(int64_t step, uint64_t flags) {
   if (!gradients.unused_parameters.empty() && !has_told_unused_) {
     has_told_unused_ = true;
     if (parts_.parallel->world().world_rank() == 0) {
-      parts_.parallel->world().log().warn(
-          cat("step ", step, ": ", gradients.unused_parameters.size(),
-              " parameters got no gradient in any micro-batch and count as zero: ",
-              first_few(gradients.unused_parameters)));
+      parts_.log.warn(cat("step ", step, ": ", gradients.unused_parameters.size(),
+                          " parameters got no gradient in any micro-batch and count as zero: ",
+                          first_few(gradients.unused_parameters)));
     }
   }
   outcome.record.step_ms = watch.elapsed_ms();

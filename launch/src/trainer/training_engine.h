@@ -23,6 +23,7 @@ struct TrainingParts {
   const Sampler* sampler = nullptr;
   int64_t end_step = 0;
   bool is_channels_last = false;
+  Log log;
 };
 
 class TrainingEngine final : public StepEngine {

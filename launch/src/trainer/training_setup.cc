@@ -70,10 +70,37 @@ StepLoopOptions loop_options(const Recipe& recipe, int64_t steps_per_epoch) {
   return options;
 }
 
-std::vector<std::string> fingerprint(const Recipe& recipe) {
-  std::vector<std::string> lines = split(recipe.canonical_text(), '\n');
-  lines.push_back(
-      cat("run length ", recipe.train().steps, " steps, ", recipe.train().epochs, " epochs"));
+Status check_options(const TrainerOptions& options) {
+  if (options.overwrite && options.resume != "never") {
+    return invalid_argument_error(
+        cat("--overwrite moves earlier checkpoints aside and starts from the beginning: it goes "
+            "with --resume never, found --resume ",
+            options.resume));
+  }
+  if (!options.run_dir.empty()) return Status::ok();
+  std::string useless;
+  if (options.resume != "auto" && options.resume != "never") useless = "--resume PATH";
+  if (options.overwrite) useless = "--overwrite";
+  if (options.take_over) useless = "--take-over";
+  if (!options.allow_recipe_change.empty()) useless = "--allow-recipe-change";
+  if (useless.empty()) return Status::ok();
+  return invalid_argument_error(
+      cat(useless,
+          " means nothing without a run directory, where checkpoints are: add --run-dir "
+          "DIR (a new one for a run that goes on from another run's checkpoint)"));
+}
+
+std::vector<std::string> fingerprint(const Recipe& recipe, const TrainerOptions& options) {
+  std::vector<std::string> lines;
+  for (const ResolvedKey& key : recipe.keys()) {
+    if (key.full_name() != "data.path")
+      lines.push_back(cat(key.full_name(), " = ", key_value_text(key.value)));
+  }
+  lines.push_back(options.run_dir.empty() ? "no --run-dir" : "with --run-dir");
+  lines.push_back(cat("--resume ", options.resume, options.overwrite ? " --overwrite" : ""));
+  lines.push_back(cat("--take-over ", options.take_over));
+  lines.push_back(cat("--allow-recipe-change ", join(options.allow_recipe_change, ",")));
+  lines.push_back(cat("--stop-after ", options.stop_after_steps));
   lines.push_back(cat("lockstep ", kVersion, " build ", build_id()));
   lines.push_back(cat("LibTorch ", TORCH_VERSION));
   lines.push_back(cat("instruction set ", instruction_set()));
@@ -81,13 +108,14 @@ std::vector<std::string> fingerprint(const Recipe& recipe) {
 }
 
 std::string start_text(const Recipe& recipe, const World& world, CommSchedule schedule,
-                       const std::string& resumed_from) {
+                       int64_t attempt, const std::string& resumed_from) {
   const char* exchange =
       schedule == CommSchedule::kThread
           ? "on a communication thread"
           : (schedule == CommSchedule::kInline ? "inside backward" : "after backward");
   return cat(recipe.text(), "\n", world.world_size(), " ranks on ", world.num_hosts(),
              " hosts, buckets exchanged ", exchange, "; recipe hash ", recipe.hash(), "\n",
+             attempt > 0 ? cat("attempt ", attempt, ", ") : std::string(),
              resumed_from.empty() ? std::string("starting from the beginning")
                                   : cat("resuming from ", resumed_from),
              "\n");

@@ -6,12 +6,13 @@
 #include <vector>
 
 #include "lockstep/checkpoint/checkpointer.h"
-#include "lockstep/core/base/deadline.h"
+#include "lockstep/core/base/process.h"
 #include "lockstep/core/recipe/recipe.h"
 #include "lockstep/core/train/step_loop.h"
 #include "lockstep/distributed/data_parallel.h"
 #include "lockstep/distributed/sharded_optimizer.h"
 #include "lockstep/distributed/world.h"
+#include "lockstep/launch/trainer.h"
 
 namespace lockstep {
 
@@ -20,25 +21,26 @@ ShardedOptimizerOptions optimizer_options(const Recipe& recipe);
 /// Retention and build identity; the caller adds where and with whom.
 CheckpointerOptions checkpointer_options(const Recipe& recipe);
 StepLoopOptions loop_options(const Recipe& recipe, int64_t steps_per_epoch);
-/// What must be equal on all ranks before a run: every key of the recipe that is in its hash, and
-/// the binary.
-std::vector<std::string> fingerprint(const Recipe& recipe);
-/// The resolved recipe with origins, the world, and what is resumed, for people.
+/// Errors: kInvalidArgument for options that contradict each other or would do nothing.
+Status check_options(const TrainerOptions& options);
+/// What must be equal on all ranks before a run: every key of the recipe but data.path, the options
+/// that decide which calls a rank makes, and the binary.
+std::vector<std::string> fingerprint(const Recipe& recipe, const TrainerOptions& options);
+/// The resolved recipe with origins, the world, the attempt (0: no run directory), and what is
+/// resumed, for people.
 std::string start_text(const Recipe& recipe, const World& world, CommSchedule schedule,
-                       const std::string& resumed_from);
+                       int64_t attempt, const std::string& resumed_from);
 
-/// Notes when the first step of this start was done.
+/// Notes how old the process was when the first step of this start was done.
 class FirstStepClock final : public StepObserver {
  public:
-  FirstStepClock(const Stopwatch& since_start, double* seconds)
-      : since_start_(since_start), seconds_(seconds) {}
+  explicit FirstStepClock(double* seconds) : seconds_(seconds) {}
   Status on_step(const StepRecord& /*record*/) override {
-    if (*seconds_ == 0) *seconds_ = since_start_.elapsed_s();
+    if (*seconds_ == 0) *seconds_ = process_age_s();
     return Status::ok();
   }
 
  private:
-  const Stopwatch& since_start_;
   double* seconds_;
 };
 

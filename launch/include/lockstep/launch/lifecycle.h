@@ -11,18 +11,21 @@
 namespace lockstep {
 
 /// Installs handlers for SIGUSR1 and SIGTERM: the first asks for a stop at the next step, a second
-/// one leaves at once with 128 + the signal's number. Open MPI sends SIGTERM to the ranks when one
-/// of them died: after note_lost_peer() it no longer asks for a stop. Call after libraries that
-/// install handlers of their own are initialised.
+/// one leaves at once with 128 + the signal's number. Call after libraries that install handlers of
+/// their own are initialised.
 void install_stop_signals();
-/// Whether a stop was asked for.
+/// Whether a stop was asked for. Any thread.
 bool stop_was_requested();
+/// From now on SIGTERM is ignored: Open MPI sends it to the ranks when one of them died, and that
+/// is no request to stop. Any thread.
 void note_lost_peer();
 
-/// Joins the world, runs `body`, leaves. An error is logged, and the process ends with
-/// exit_code_for() of it, or with what `body` returned; after the loss of a peer, or an error on
-/// this rank alone, the whole job is ended. Returns the exit code for main to return. Errors of
-/// LibTorch and UsageError become kInternal.
+/// Joins the world, runs `body`, leaves. Collective: every rank of the launch, once a process, on
+/// its main thread. Lifetime: the World is gone when it returns; nothing that `body` made may
+/// outlive `body`. An error is logged, and the process ends with exit_code_for() of it, or with
+/// what `body` returned; after the loss of a peer, or an error on this rank alone, the whole job is
+/// ended. Returns the exit code for main to return. Errors of LibTorch and UsageError become
+/// kInternal.
 int run_ranks(int argc, char** argv, const std::function<Result<ExitCode>(World&)>& body);
 
 }  // namespace lockstep

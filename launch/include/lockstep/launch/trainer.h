@@ -23,8 +23,10 @@ namespace lockstep {
 struct TrainerOptions {
   std::string run_dir;  ///< checkpoints, metrics.jsonl, recipe; empty: nothing is written and
                         ///< nothing resumed
-  std::string resume = "auto";  ///< "auto", "never" or the path of a checkpoint
-  bool overwrite = false;       ///< with "never": move the run's earlier checkpoints aside
+  std::string resume = "auto";  ///< "auto", "never" or the path of a checkpoint; a path needs a
+                                ///< run directory: the checkpoint's own, or one without checkpoints
+  bool overwrite = false;       ///< with "never" alone: move the run's earlier checkpoints,
+                                ///< metrics and recipe aside
   bool take_over = false;       ///< start although an earlier attempt seems alive
   std::vector<std::string>
       allow_recipe_change;       ///< keys that may differ from the checkpoint's recipe
@@ -33,11 +35,20 @@ struct TrainerOptions {
   bool show_progress = true;     ///< rank 0 tells a person what is going on (standard error)
 };
 
+/// What one rank's memory is spent on, in bytes.
+struct RankMemory {
+  MemoryLedger predicted;
+  uint64_t staging_bytes = 0;   ///< host memory that saving holds
+  uint64_t measured_bytes = 0;  ///< growth of the process while that memory was made; 0: not
+                                ///< measured
+};
+
 enum class TrainEnd : uint8_t { kDone, kStoppedBySignal, kStoppedByLimit };
 
-/// What a run came to; the same on every rank except for times and measured memory.
+/// What a run came to; the same on every rank except for times.
 struct TrainReport {
   TrainEnd end = TrainEnd::kDone;
+  bool is_saved = false;  ///< a durable checkpoint holds the state of the end
   int world_size = 1;
   int64_t attempt = 0;       ///< 0 without a run directory
   int64_t steps = 0;         ///< done over the life of the run
@@ -54,11 +65,8 @@ struct TrainReport {
       0;  ///< over this start's steps but the first; evaluation and saves not counted
   double step_ms_p50 = 0;
   double step_ms_p95 = 0;
-  double seconds_to_first_step = 0;  ///< from the Trainer's start to the end of its first step
-  MemoryLedger predicted;            ///< of this rank
-  uint64_t staging_bytes = 0;        ///< host memory that saving holds
-  uint64_t measured_bytes =
-      0;  ///< growth of the process while that memory was made; 0: not measured
+  double seconds_to_first_step = 0;  ///< age of the process at the end of its first step
+  std::vector<RankMemory> memory;    ///< of each rank
   /// As one JSON object (launch/README.md lists the members).
   std::string to_json() const;
 };
@@ -77,15 +85,17 @@ struct TrainerParts {
 class Trainer {
  public:
   /// Collective: all ranks. Lifetime: `world` must outlive it. Errors, the same on every rank:
-  /// kInvalidArgument when ranks see different recipes, data or binaries (names the first
-  /// difference and the rank), when there are more ranks than leaves, or the data set is smaller
-  /// than one global batch; those of Checkpointer::open.
+  /// kInvalidArgument when options contradict each other, when ranks see different recipes,
+  /// options, data or binaries (names the first difference and the rank), when there are more ranks
+  /// than leaves, or the data set is smaller than one global batch; those of Checkpointer::open.
   static Result<Trainer> make(World& world, TrainerParts parts, const TrainerOptions& options);
   Trainer(Trainer&&) noexcept;
   Trainer& operator=(Trainer&&) noexcept;
   ~Trainer();
 
-  /// Restores, trains to the end of the recipe or to a stop, saves, and says what came of it.
+  /// Restores, trains to the end of the recipe or to a stop, saves, and says what came of it. A
+  /// start from the path of a checkpoint first saves that state as the newest generation of its own
+  /// run, so that whatever happens to this start, the run goes on from there.
   /// Collective. Errors: those of restore, of the data, of peers; every rank gets the same one.
   Result<TrainReport> run();
 

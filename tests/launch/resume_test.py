@@ -1,0 +1,108 @@
+"""Where a start goes on from: a path, another run, the beginning; and taking a run over. No step of metrics is lost."""
+# Covers: run_files.cc
+import json
+import os
+import pathlib
+import re
+import signal
+import unittest
+
+import runs
+
+LONG = ("--set", "train.steps=100000", "--set", "schedule.total_steps=8")
+
+
+class Resume(runs.Case):
+    def setUp(self):
+        super().setUp()
+        self.mlp = self.recipe(runs.MLP)
+        self.run_dir = self.path("run")
+
+    def checkpoint(self, step):
+        """The newest generation of a step."""
+        return str(sorted(pathlib.Path(self.run_dir, "checkpoints").glob(f"gen-*-step-{step:010d}"))[-1])
+
+    def metrics(self, name="metrics.jsonl", run=None):
+        text = pathlib.Path(run or self.run_dir, name).read_text(encoding="utf-8")
+        return [(line["event"], line["num_steps"]) for line in map(json.loads, text.splitlines())]
+
+    def steps(self, **where):
+        return [number for event, number in self.metrics(**where) if event == "step"]
+
+    def refused(self, *arguments, words):
+        done = self.run_program(0, "train", self.mlp, *arguments)
+        self.assertEqual(done.returncode, 64, done.stderr[-3000:])
+        for word in words:
+            self.assertIn(word, done.stderr)
+
+    def train_to_the_end(self):
+        return self.train(2, self.mlp, "--run-dir", self.run_dir, "--set", "checkpoint.every_steps=2", "--set",
+                          "checkpoint.keep_latest=9")
+
+    def test_an_older_checkpoint_by_its_path_is_where_the_run_goes_on(self):
+        whole = self.train_to_the_end()
+        process = self.start(0, "train", self.mlp, "--run-dir", self.run_dir, "--resume", self.checkpoint(4), *LONG)
+        newest = os.path.join(self.run_dir, "checkpoints", "gen-000005-step-0000000004")
+        self.wait_for(lambda: os.path.exists(newest), "the restored state as the newest generation")
+        runs.kill(process.pid)
+        process.wait(timeout=30)
+        resumed = self.train(3, self.mlp, "--run-dir", self.run_dir)
+        self.assertEqual((resumed["first_step"], resumed["steps"]), (4, 8))
+        self.assertEqual(resumed["state_digest"], whole["state_digest"])
+        self.assertEqual(self.steps(), list(range(1, 9)))
+
+    def test_a_checkpoint_of_another_run_starts_a_new_one(self):
+        whole = self.train_to_the_end()
+        branch = self.path("branch")
+        report = self.train(2, self.mlp, "--run-dir", branch, "--resume", self.checkpoint(4))
+        self.assertEqual((report["first_step"], report["state_digest"]), (4, whole["state_digest"]))
+        self.assertEqual(self.metrics(run=branch)[0], ("begin", 4))
+        self.assertEqual(self.steps(run=branch), [5, 6, 7, 8])
+        self.refused("--run-dir", branch, "--resume", self.checkpoint(4), words=["of its own", "--resume auto"])
+        self.assertEqual(self.steps(run=branch), [5, 6, 7, 8])
+
+    def test_overwrite_keeps_what_was_there_under_other_names(self):
+        self.train_to_the_end()
+        fresh = self.train(1, self.mlp, "--run-dir", self.run_dir, "--resume", "never", "--overwrite", "--stop-after", "3")
+        self.assertEqual((fresh["first_step"], fresh["attempt"]), (0, 2))
+        self.assertEqual(self.steps(), [1, 2, 3])
+        self.assertEqual(self.steps(name="metrics-aside-a0002.jsonl"), list(range(1, 9)))
+        self.assertTrue(os.path.exists(os.path.join(self.run_dir, "recipe-aside-a0002.toml")))
+        self.assertEqual(len(os.listdir(os.path.join(self.run_dir, "checkpoints-aside-a0002"))), 4)
+
+    def test_metrics_that_lack_steps_are_not_gone_on_with(self):
+        self.train(1, self.mlp, "--run-dir", self.run_dir, "--stop-after", "4")
+        path = pathlib.Path(self.run_dir, "metrics.jsonl")
+        text = "".join(line for line in path.read_text().splitlines(True) if '"num_steps":3,' not in line)
+        path.write_text(text)
+        done = self.run_program(0, "train", self.mlp, "--run-dir", self.run_dir)
+        self.assertEqual(done.returncode, 65, done.stderr[-3000:])
+        self.assertIn("metrics.jsonl:3", done.stderr)
+        self.assertEqual(path.read_text(), text)
+
+    def test_options_that_would_do_nothing_or_something_else_are_refused(self):
+        run = ("--run-dir", self.run_dir)
+        self.refused("--resume", "some/path", words=["--resume PATH", "--run-dir"])
+        self.refused("--take-over", words=["--take-over", "--run-dir"])
+        self.refused("--resume", "never", "--overwrite", words=["--overwrite", "--run-dir"])
+        self.refused("--allow-recipe-change", "train.seed", words=["--allow-recipe-change", "--run-dir"])
+        self.refused(*run, "--overwrite", words=["--resume never"])
+        self.refused(*run, "--resume", "atuo", words=["auto, never or the folder of a checkpoint", "'atuo'"])
+        self.assertFalse(os.path.exists(self.run_dir))
+
+    def test_an_attempt_that_was_taken_over_ends_at_its_next_save(self):
+        more = ("--run-dir", self.run_dir, "--set", "checkpoint.every_steps=200", *LONG)
+        older = self.start(0, "train", self.mlp, *more)
+        self.wait_for(lambda: self.num_checkpoints(self.run_dir) > 0, "a checkpoint")
+        newer = self.start(0, "train", self.mlp, *more, "--take-over")
+        _, errors = older.communicate(timeout=60)
+        self.assertEqual(older.returncode, 75, errors[-3000:])
+        self.assertRegex(errors, r" error r0.*attempt 2\b.*")
+        runs.kill(newer.pid, signal.SIGUSR1)
+        _, errors = newer.communicate(timeout=60)
+        self.assertEqual(newer.returncode, 85, errors[-3000:])
+        self.assertIsNotNone(re.search("attempt 2, resuming from", errors))
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

@@ -1,0 +1,159 @@
+// Trainer on a data set with one sample that is not a number: roll backs, over a resume, and after
+// a start from the path of an older checkpoint.
+#include "lockstep/launch/trainer.h"
+
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "lockstep/checkpoint/ckpt_tools.h"
+#include "lockstep/core/base/environment.h"
+#include "lockstep/core/base/file_system.h"
+#include "lockstep/core/base/text.h"
+#include "lockstep/core/model/registry.h"
+#include "lockstep/core/recipe/loader.h"
+
+namespace lockstep {
+namespace {
+
+constexpr int64_t kNumSamples = 16;
+constexpr int64_t kBadSample = 3;
+constexpr const char* kRecipe = R"([model]
+name = "mlp"
+hidden = [8]
+[data]
+name = "points"
+[train]
+epochs = 3
+micro_batch_size = 2
+micro_batches_per_step = 4
+on_nonfinite = "rollback"
+[checkpoint]
+keep_latest = 20
+)";
+
+class Points final : public Dataset {
+ public:
+  int64_t num_samples() const override { return kNumSamples; }
+  const SampleSpec& spec() const override { return spec_; }
+  std::string identity() const override { return "points"; }
+  Result<Batch> batch(std::span<const int64_t> indices) const override {
+    auto size = static_cast<int64_t>(indices.size());
+    Batch batch{.inputs = at::zeros({size, 2}), .targets = at::zeros({size}, at::kLong)};
+    batch.num_samples = size;
+    for (int64_t i = 0; i < size; ++i) {
+      int64_t index = indices[static_cast<size_t>(i)];
+      batch.inputs[i][0] = index == kBadSample ? std::nan("") : static_cast<double>(index) / 16;
+      batch.targets[i] = index % 2;
+    }
+    return batch;
+  }
+
+ private:
+  SampleSpec spec_{.input_shape = {2}, .num_classes = 2};
+};
+
+class TrainerRollBack : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    run_dir_ = cat(::testing::TempDir(), "lockstep trainer ", process_id());
+    ASSERT_TRUE(remove_tree(posix_file_system(), run_dir_).is_ok());
+  }
+  void TearDown() override { remove_tree(posix_file_system(), run_dir_).ignore(); }
+
+  // A start of the run on `num_ranks` ranks; what it came to.
+  TrainReport train(int num_ranks, const std::string& run, const TrainerOptions& with,
+                    const std::string& override_key) {
+    TrainReport report;
+    Status status = World::run_threads(
+        num_ranks,
+        [&](World& world) -> Status {
+          auto models = std::make_shared<ModelRegistry>(ModelRegistry::with_builtins());
+          RecipeSchema schema;
+          for (const ModelEntry& entry : models->entries())
+            schema.add_model(entry.name, entry.own_keys);
+          schema.add_data("points", {});
+          const std::vector<std::string> overrides = {override_key};
+          LOCKSTEP_ASSIGN_OR_RETURN(Recipe recipe,
+                                    parse_recipe(schema, kRecipe, "recipe.toml", overrides));
+          TrainerParts parts{std::move(recipe), std::move(schema),
+                             DatasetSplits{std::make_unique<Points>(), std::make_unique<Points>()},
+                             [models](const SampleSpec& spec, const Recipe& of) {
+                               return models->make(of.model().name, of.model().own, spec);
+                             }};
+          TrainerOptions options = with;
+          options.run_dir = path_join(run_dir_, run);
+          options.show_progress = false;
+          LOCKSTEP_ASSIGN_OR_RETURN(Trainer trainer,
+                                    Trainer::make(world, std::move(parts), options));
+          LOCKSTEP_ASSIGN_OR_RETURN(TrainReport mine, trainer.run());
+          if (world.world_rank() == 0) report = mine;
+          return Status::ok();
+        },
+        WorldOptions{Log::silent()});
+    EXPECT_TRUE(status.is_ok()) << status.to_string();
+    return report;
+  }
+
+  // Steps in metrics.jsonl, in order.
+  std::vector<int64_t> steps(const std::string& run) {
+    auto text = read_whole_file(posix_file_system(),
+                                path_join(path_join(run_dir_, run), "metrics.jsonl"), 1 << 20);
+    std::vector<int64_t> found;
+    for (const std::string& line : split(text.value(), '\n')) {
+      constexpr std::string_view kStep = "{\"event\":\"step\",\"num_steps\":";
+      if (line.starts_with(kStep)) found.push_back(std::stoll(line.substr(kStep.size())));
+    }
+    return found;
+  }
+
+  std::string path_of_step(const std::string& run, int64_t step) {
+    auto found = list_checkpoints(posix_file_system(), path_join(run_dir_, run));
+    for (const CheckpointSummary& each : found.value()) {
+      if (each.step == step) return each.path;
+    }
+    ADD_FAILURE() << "no checkpoint of step " << step;
+    return "";
+  }
+
+  std::string run_dir_;
+};
+
+const std::vector<int64_t> kAllSteps = {1, 2, 3, 4, 5, 6};
+
+TEST_F(TrainerRollBack, LeavesTheBadStepOutAndRemembersItOverAResume) {
+  TrainReport whole = train(1, "whole", {}, "checkpoint.every_steps=1");
+  EXPECT_EQ(whole.steps, 6);
+  EXPECT_EQ(whole.skipped_steps.size(), 3u) << "the bad sample comes once an epoch";
+  EXPECT_TRUE(whole.is_saved);
+  EXPECT_EQ(steps("whole"), kAllSteps);
+
+  TrainerOptions stop;
+  stop.stop_after_steps = 3;
+  TrainReport stopped = train(1, "parts", stop, "checkpoint.every_steps=1");
+  EXPECT_EQ(stopped.steps, 3);
+  EXPECT_FALSE(stopped.skipped_steps.empty());
+  TrainReport resumed = train(2, "parts", {}, "checkpoint.every_steps=1");
+  EXPECT_EQ(resumed.first_step, 3);
+  EXPECT_EQ(resumed.skipped_steps, whole.skipped_steps);
+  EXPECT_EQ(resumed.state_digest, whole.state_digest);
+  EXPECT_EQ(resumed.memory.size(), 2u);
+  EXPECT_EQ(steps("parts"), kAllSteps);
+}
+
+TEST_F(TrainerRollBack, AfterAPathGoesBackToThatCheckpointAndNotToANewerOne) {
+  TrainReport whole = train(1, "run", {}, "checkpoint.every_steps=1");
+  TrainerOptions older;
+  older.resume = path_of_step("run", 4);
+  // No save but that at the end: the roll back of the third epoch's bad step goes to the start.
+  older.allow_recipe_change = {"train.seed"};
+  TrainReport again = train(2, "run", older, "train.seed=5");
+  EXPECT_EQ(again.first_step, 4);
+  EXPECT_EQ(again.steps, 6);
+  EXPECT_NE(again.state_digest, whole.state_digest) << "steps 5 and 6 are those of another seed";
+  EXPECT_EQ(steps("run"), kAllSteps);
+}
+
+}  // namespace
+}  // namespace lockstep
