@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # mpirun with the manners that a training job needs:
 #   launch/mpirun.sh -n 4 build/release/bin/lockstep train RECIPE.toml ...
-# - SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 to this script become SIGUSR1 to mpirun, which hands it to every rank:
+# - SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGUSR1 to this script become SIGUSR1 to mpirun, which hands it to every rank:
 #   all ranks save at the same step and leave with 85. mpirun's own answer to SIGTERM leaves two seconds, then kills.
-#   A second signal makes the ranks leave at once.
+#   A second signal makes the ranks leave at once, with 138 or 143: that was wanted, so it stays what it is.
 # - A rank that was killed (mpirun: 137 or 143; 138 when the signal came before the program could handle it) is 75,
 #   "a peer failed, try again". Everything else is passed on:
 #   0 done, 64 usage, 65 data, 70 internal, 74 disk, 75 try again, 85 stopped after a checkpoint.
@@ -12,6 +12,18 @@ set -uo pipefail
 
 # Job control gives mpirun a process group of its own: a Ctrl-C must reach this script alone.
 set -m
+
+# Before mpirun starts: a signal in between would end this script and leave mpirun alone.
+mpirun_pid=
+num_signals=0
+num_forwarded=0
+forward() {
+  while [ -n "$mpirun_pid" ] && [ "$num_forwarded" -lt "$num_signals" ]; do
+    num_forwarded=$((num_forwarded + 1))
+    kill -USR1 "$mpirun_pid" 2>/dev/null
+  done
+}
+trap 'num_signals=$((num_signals + 1)); forward' TERM INT HUP USR1
 
 if [ "$(id -u)" = 0 ]; then
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
@@ -23,9 +35,15 @@ for argument in "$@"; do
   esac
 done
 
+if [ "$num_signals" -gt 0 ]; then
+  echo "mpirun.sh: told to stop before the start: 75, try again" >&2
+  exit 75
+fi
 "${LOCKSTEP_MPIRUN:-mpirun}" "$@" </dev/null &
 mpirun_pid=$!
-trap 'kill -USR1 "$mpirun_pid" 2>/dev/null' TERM INT USR1
+# What came in the middle of the start is handed on once the new process has become mpirun.
+[ "$num_signals" = 0 ] || sleep 0.5
+forward
 
 # wait returns early, above 128, whenever a trapped signal comes: go on until mpirun itself has gone.
 while :; do
@@ -40,8 +58,10 @@ last=$?
 
 case $rc in
   137 | 138 | 143)
-    echo "mpirun.sh: a rank was killed (mpirun's exit status $rc): 75, try again" >&2
-    rc=75
+    if [ "$num_forwarded" -lt 2 ]; then
+      echo "mpirun.sh: a rank was killed (mpirun's exit status $rc): 75, try again" >&2
+      rc=75
+    fi
     ;;
 esac
 exit "$rc"

@@ -89,6 +89,11 @@ install_python_packages() {
     say "Python packages: all there ($venv)"
     return 0
   fi
+  # One that was interrupted while it was made has an interpreter, but no pip.
+  if [ -e "$venv" ] && ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    say "Python packages: $venv has no working pip; making it anew"
+    rm -rf "$venv"
+  fi
   [ -x "$python" ] || python=$(command -v python3) || fail "no python3"
   say "Python packages: installing cmake/python-requirements.txt into $venv (torch is large; log: $log)"
   [ -e "$venv" ] || logged "$log" "$python" -m venv "$venv" ||

@@ -21,8 +21,16 @@ struct ScriptResult {
   int exit_status = -1;
 };
 
-ScriptResult run_script(const std::string& arguments) {
-  const std::string command = cat(LOCKSTEP_TEST_PYTHON, " ", LOCKSTEP_TEST_SCRIPT, " ", arguments);
+// One word of a shell's command line, whatever is in it.
+std::string quoted(std::string_view word) {
+  std::string text = "'";
+  for (char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return text + "'";
+}
+
+ScriptResult run_script(const std::vector<std::string>& arguments) {
+  std::string command = cat(quoted(LOCKSTEP_TEST_PYTHON), " ", quoted(LOCKSTEP_TEST_SCRIPT));
+  for (const std::string& argument : arguments) command += " " + quoted(argument);
   std::FILE* const output = popen(command.c_str(), "r");
   ScriptResult result;
   char buffer[256];
@@ -35,7 +43,7 @@ ScriptResult run_script(const std::string& arguments) {
 class StateDigestScript : public ::testing::Test {
  protected:
   void SetUp() override {
-    run_dir_ = cat(::testing::TempDir(), "lockstep_state_digest_", process_id());
+    run_dir_ = cat(::testing::TempDir(), "lockstep state digest ", process_id());
     ASSERT_TRUE(remove_tree(posix_file_system(), run_dir_).is_ok());
   }
   void TearDown() override { remove_tree(posix_file_system(), run_dir_).ignore(); }
@@ -54,7 +62,7 @@ TEST_F(StateDigestScript, ComputesTheEnginesDigestFromFilesOfAnyWorld) {
   const std::string expected = state.digest(some_scalars(100)).hex();
   for (const int num_ranks : {1, 3}) {
     const SaveReport report = save(state, num_ranks);
-    const ScriptResult found = run_script(report.path);
+    const ScriptResult found = run_script({report.path});
     EXPECT_EQ(found.digest, expected);
     EXPECT_EQ(found.exit_status, 0);
     EXPECT_EQ(report.state_digest.hex(), expected);
@@ -70,7 +78,7 @@ TEST_F(StateDigestScript, ComputesTheParamsDigest) {
     hashes.emplace_back(static_cast<size_t>(space.num_blocks()));
     hash_blocks(space, {0, space.num_blocks()}, state.kind(i), hashes.back());
   }
-  const ScriptResult found = run_script(cat("--params ", report.path));
+  const ScriptResult found = run_script({"--params", report.path});
   EXPECT_EQ(found.digest, params_digest(state.schema(), hashes).hex());
   EXPECT_EQ(found.exit_status, 0);
 }
@@ -92,14 +100,14 @@ TEST_F(StateDigestScript, NoticesOneFlippedBitInEachKindOfValue) {
     std::string changed = content;
     changed[header.data_offset + (tensor.begin + tensor.end) / 2] ^= 1;
     overwrite_file(fs, path, changed);
-    const ScriptResult found = run_script(report.path);
+    const ScriptResult found = run_script({report.path});
     EXPECT_EQ(found.digest.size(), 32u);
     EXPECT_NE(found.digest, report.state_digest.hex()) << tensor.name;
     EXPECT_NE(found.exit_status, 0);
   }
   EXPECT_GE(kinds.size(), 4u);
   overwrite_file(fs, path, content);
-  EXPECT_EQ(run_script(report.path).digest, report.state_digest.hex());
+  EXPECT_EQ(run_script({report.path}).digest, report.state_digest.hex());
 }
 
 }  // namespace
