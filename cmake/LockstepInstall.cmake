@@ -18,8 +18,26 @@ if(TARGET lockstep)
   install(TARGETS lockstep RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/launch/recipes ${PROJECT_SOURCE_DIR}/launch/slurm
-        DESTINATION ${CMAKE_INSTALL_DATADIR}/lockstep USE_SOURCE_PERMISSIONS OPTIONAL)
+        DESTINATION ${CMAKE_INSTALL_DATADIR}/lockstep USE_SOURCE_PERMISSIONS)
 install(PROGRAMS ${PROJECT_SOURCE_DIR}/launch/mpirun.sh DESTINATION ${CMAKE_INSTALL_DATADIR}/lockstep)
+# Slurm runs a copy of train.sbatch from a folder of its own, so it can not look beside itself: the installed one names
+# where things are. A tree that was moved needs LOCKSTEP=... and LOCKSTEP_MPIRUN_SCRIPT=... in the environment.
+install(CODE "set(share \${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_DATADIR}/lockstep)
+set(bin \${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_BINDIR})")
+install(CODE [[
+  set(template $ENV{DESTDIR}${share}/slurm/train.sbatch)
+  file(READ "${template}" text)
+  foreach(places "$home/build/release/bin/lockstep;${bin}/lockstep" "$home/launch/mpirun.sh;${share}/mpirun.sh")
+    list(GET places 0 from)
+    list(GET places 1 to)
+    string(FIND "${text}" "${from}" at)
+    if(at EQUAL -1)
+      message(FATAL_ERROR "launch/slurm/train.sbatch does not name ${from}, which the installed one replaces by ${to}")
+    endif()
+    string(REPLACE "${from}" "${to}" text "${text}")
+  endforeach()
+  file(WRITE "${template}" "${text}")
+]])
 
 list(TRANSFORM modules PREPEND lockstep:: OUTPUT_VARIABLE LOCKSTEP_EXPORTED_TARGETS)
 list(JOIN LOCKSTEP_EXPORTED_TARGETS " " LOCKSTEP_EXPORTED_TARGETS)

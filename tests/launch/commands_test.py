@@ -60,6 +60,18 @@ class Commands(runs.Case):
             self.assertIn(done.returncode, (64, 65, 74), done.stderr)
             self.assertIn("nowhere", done.stderr)
 
+    def test_a_table_that_could_not_be_read_back_is_not_made(self):
+        out = self.path("table.csv")
+        done = self.lockstep("data", "make-tabular", "--rows", 100000000, "--features", 100000, out, expect=64)
+        self.assertIn("fewer rows", done.stderr)
+        self.assertFalse(os.path.exists(out))
+
+    def test_a_mistake_on_the_command_line_is_told_once(self):
+        for variable in ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"):
+            for rank in ("0", "1"):
+                done = self.run_program(0, "train", env=dict(runs.environment(), **{variable: rank}))
+                self.assertEqual((done.returncode, "recipe" in done.stderr), (64, rank == "0"), done.stderr)
+
     def test_version_says_what_numbers_depend_on(self):
         text = self.lockstep("version").stdout
         for what in ("lockstep ", "build ", "LibTorch ", "instruction set "):

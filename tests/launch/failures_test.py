@@ -3,13 +3,16 @@
 import gzip
 import json
 import os
+import pathlib
 import re
+import shlex
 import signal
 import subprocess
 import unittest
 
 import runs
 
+MPIRUN_SCRIPT = os.path.join(os.path.dirname(__file__), "..", "..", "launch", "mpirun.sh")
 LONG = ("--set", "train.steps=100000", "--set", "schedule.total_steps=8")
 
 
@@ -46,12 +49,31 @@ class Stops(runs.Case):
     def test_a_killed_rank_is_named_and_the_script_says_try_again(self):
         recipe = self.recipe(runs.MLP)
         run = self.path("run")
-        process = self.start(3, "train", recipe, "--run-dir", run, "--set", "checkpoint.every_steps=50", *LONG)
+        command = self.command(3, "train", recipe, "--run-dir", run, "--set", "checkpoint.every_steps=50", *LONG)
+        self.assertEqual(command[0], "mpirun")
+        process = self.start_command(["bash", MPIRUN_SCRIPT, *command[1:]])
         self.wait_for(lambda: self.num_checkpoints(run) > 0, "a checkpoint")
-        runs.kill(runs.ranks_of(process)[1])
+        (mpirun,) = runs.children_of(process.pid)
+        runs.kill(runs.ranks_of(mpirun)[1])
         _, errors = process.communicate(timeout=30)
         self.assertIn("rank 1 is gone", errors)
-        self.assertIn(process.returncode, (75, 137), errors[-2000:])
+        self.assertEqual(process.returncode, 75, errors[-2000:])
+
+    def test_a_stop_with_nowhere_to_save_is_not_one_to_go_on_from(self):
+        report = self.path("report.json")
+        process = self.start(2, "train", self.recipe(runs.MLP), "--report", report, "--set", "eval.every_epochs=0",
+                             *LONG)
+        # The first step of the run is told to a person; from then on signals are handled.
+        line = ""
+        while not line.startswith("step 1/"):
+            line = process.stderr.readline()
+            self.assertNotEqual(line, "", "the run ended before its first step")
+        runs.kill(process.pid, signal.SIGUSR1)
+        _, errors = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 64, errors[-2000:])
+        self.assertIn("stopped without a checkpoint (no --run-dir)", errors)
+        with open(report, encoding="utf-8") as file:
+            self.assertEqual(json.load(file)["status"], "stopped_by_signal")
 
 
 class Metrics(runs.Case):
@@ -101,6 +123,16 @@ class BadInput(runs.Case):
         short = self.write("short.csv", "a,b,label\n1,2,0\n1,2\n")
         self.refused(2, ("train", recipe, "--set", "data.path=" + short), 65, "short.csv:3")
         convnet = self.recipe(runs.CONVNET)
+        images = bytes([0, 0, 8, 3, 0, 0, 0, 60, 0, 0, 0, 28, 0, 0, 0, 28]) + os.urandom(60 * 28 * 28)
+        labels = bytes([0, 0, 8, 1, 0, 0, 0, 60]) + bytes(range(10)) * 6
+        for part in ("train", "t10k"):
+            for name, content in ((f"{part}-images-idx3", images), (f"{part}-labels-idx1", labels)):
+                pathlib.Path(self.path(name + "-ubyte.gz")).write_bytes(gzip.compress(content))
+        self.train(2, convnet, "--set", "data.path=" + self.folder)
+        whole = gzip.compress(images)
+        for truncated in (gzip.compress(images[:-28]), whole[:len(whole) // 2]):
+            pathlib.Path(self.path("train-images-idx3-ubyte.gz")).write_bytes(truncated)
+            self.refused(2, ("train", convnet, "--set", "data.path=" + self.folder), 65, "train-images-idx3-ubyte.gz")
         for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
             with gzip.open(self.path(name + "-ubyte.gz"), "wb") as file:
                 file.write(b"\0\0\x09\x03" + bytes(12))
@@ -116,12 +148,13 @@ class BadInput(runs.Case):
         recipe = self.recipe(runs.MLP)
         small = self.path("small")
         os.mkdir(small)
-        line = " ".join(self.command(2, "train", recipe, "--run-dir", small + "/run", "--set",
+        line = shlex.join(self.command(2, "train", recipe, "--run-dir", small + "/run", "--set",
                                      "checkpoint.every_steps=1", "--set", "checkpoint.keep_latest=100"))
+        quoted, program = shlex.quote(small), shlex.quote(runs.LOCKSTEP)
         done = subprocess.run(["unshare", "-m", "sh", "-c",
-                               f"mount -t tmpfs -o size=17500k none {small} && {line}; code=$?; "
-                               f"ls {small}/run/checkpoints >&2; {runs.LOCKSTEP} ckpt verify "
-                               f"{small}/run/checkpoints/$(ls {small}/run/checkpoints | tail -n 1) >&2 || exit 99; exit $code"],
+                               f"mount -t tmpfs -o size=17500k none {quoted} && {line}; code=$?; "
+                               f"ls {quoted}/run/checkpoints >&2; {program} ckpt verify "
+                               f"{quoted}/run/checkpoints/$(ls {quoted}/run/checkpoints | tail -n 1) >&2 || exit 99; exit $code"],
                               env=runs.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                               timeout=runs.TIMEOUT_S)
         self.assertEqual(done.returncode, 74, done.stderr[-3000:])
@@ -139,15 +172,24 @@ class BadInput(runs.Case):
         env = dict(runs.environment(), OMPI_COMM_WORLD_SIZE="4", OMPI_COMM_WORLD_RANK="0")
         self.refused(0, ("train", self.recipe(runs.MLP)), 64, "OMPI_COMM_WORLD_SIZE", env=env, once=False)
 
-    def test_ranks_that_see_different_recipes(self):
+    def test_ranks_that_are_started_differently(self):
         recipe = self.recipe(runs.MLP)
-        other = self.write("other.toml", runs.MLP.replace("{table}", self.table).replace("seed = 3", "seed = 4"))
-        command = self.command(1, "train", recipe) + [":"] + self.command(1, "train", other)[1:]
-        done = subprocess.run(command, env=runs.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              text=True, timeout=runs.TIMEOUT_S)
-        self.assertEqual(done.returncode, 64, done.stderr[-3000:])
-        for word in ("train.seed = 3", "train.seed = 4", "rank 1"):
-            self.assertIn(word, done.stderr)
+        table = self.path("another.csv")
+        subprocess.run([runs.LOCKSTEP, "data", "make-tabular", "--rows", "200", "--seed", "2", table], check=True)
+        for first, second, *words in (
+                (("--set", "train.seed=3"), ("--set", "train.seed=4"), "train.seed = 3", "train.seed = 4"),
+                ((), ("--set", "data.path=" + table), "data.identity"),
+                (("--set", "checkpoint.every_steps=2"), (), "checkpoint.every_steps = 2", "checkpoint.every_steps = 0"),
+                (("--set", "eval.every_epochs=1"), (), "eval.every_epochs = 1", "eval.every_epochs = 0"),
+                (("--stop-after", "2"), ("--stop-after", "3"), "--stop-after 2", "--stop-after 3"),
+                (("--run-dir", self.path("run")), (), "with --run-dir", "no --run-dir"),
+                (("--resume", "never"), (), "--resume never", "--resume auto")):
+            command = self.command(1, "train", recipe, *first) + [":"] + self.command(1, "train", recipe, *second)[1:]
+            done = subprocess.run(command, env=runs.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  text=True, timeout=30)
+            self.assertEqual(done.returncode, 64, done.stderr[-3000:])
+            for word in (*words, "rank 1"):
+                self.assertIn(word, done.stderr)
 
     def test_checkpoint_of_another_recipe_or_model(self):
         recipe = self.recipe(runs.MLP)

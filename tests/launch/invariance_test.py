@@ -58,7 +58,7 @@ class Invariance(runs.Case):
         run = self.path("run")
         process = self.start(2, "train", recipe, "--run-dir", run, "--set", "checkpoint.every_steps=5", *more)
         self.wait_for(lambda: self.num_checkpoints(run) >= 2, "two checkpoints")
-        pids = runs.ranks_of(process)
+        pids = runs.ranks_of(process.pid)
         runs.kill(pids[1])
         process.wait(timeout=30)
         killed_at = max(int(name[-10:]) for name in os.listdir(os.path.join(run, "checkpoints"))

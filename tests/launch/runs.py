@@ -114,8 +114,11 @@ class Case(unittest.TestCase):
 
     def start(self, ranks, *arguments):
         """Starts a run in the background; it is ended with the test."""
-        process = subprocess.Popen(self.command(ranks, *arguments), env=environment(), cwd=self.folder,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return self.start_command(self.command(ranks, *arguments))
+
+    def start_command(self, command):
+        process = subprocess.Popen(command, env=environment(), cwd=self.folder, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True)
 
         def end():
             if process.poll() is None:
@@ -140,19 +143,28 @@ class Case(unittest.TestCase):
             return 0
 
 
-def ranks_of(process):
+def children_of(pid):
+    """Process ids of the children of a process."""
+    found = []
+    for child in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{child}/stat", encoding="utf-8") as file:
+                if int(file.read().rsplit(")", 1)[1].split()[1]) == pid:
+                    found.append(int(child))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            pass
+    return found
+
+
+def ranks_of(mpirun_pid):
     """Process ids of the ranks that an mpirun started, by rank."""
     found = {}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    for pid in children_of(mpirun_pid):
         try:
-            with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-                parent = int(file.read().rsplit(")", 1)[1].split()[1])
-            if parent != process.pid:
-                continue
             with open(f"/proc/{pid}/environ", "rb") as file:
                 for item in file.read().split(b"\0"):
                     if item.startswith(b"OMPI_COMM_WORLD_RANK="):
-                        found[int(item.split(b"=")[1])] = int(pid)
+                        found[int(item.split(b"=")[1])] = pid
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             pass
     return found
