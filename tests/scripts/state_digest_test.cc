@@ -22,15 +22,16 @@ struct ScriptResult {
 };
 
 // One word of a shell's command line, whatever is in it.
-std::string quoted(std::string_view word) {
+std::string shell_word(std::string_view word) {
   std::string text = "'";
   for (char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
   return text + "'";
 }
 
 ScriptResult run_script(const std::vector<std::string>& arguments) {
-  std::string command = cat(quoted(LOCKSTEP_TEST_PYTHON), " ", quoted(LOCKSTEP_TEST_SCRIPT));
-  for (const std::string& argument : arguments) command += " " + quoted(argument);
+  std::string command =
+      cat(shell_word(LOCKSTEP_TEST_PYTHON), " ", shell_word(LOCKSTEP_TEST_SCRIPT));
+  for (const std::string& argument : arguments) command += " " + shell_word(argument);
   std::FILE* const output = popen(command.c_str(), "r");
   ScriptResult result;
   char buffer[256];
