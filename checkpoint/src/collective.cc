@@ -59,6 +59,31 @@ Status Unpacker::status() {
   return code == 0 ? Status::ok() : Status(static_cast<StatusCode>(code), std::move(message));
 }
 
+void pack_runs(const std::vector<KindRuns>& all, Packer* packer) {
+  packer->number(all.size());
+  for (const KindRuns& entry : all) {
+    packer->text(entry.kind.space).text(entry.kind.kind).number(entry.runs.size());
+    for (const BlockRun& run : entry.runs) {
+      packer->number(static_cast<uint64_t>(run.first)).number(static_cast<uint64_t>(run.end));
+    }
+  }
+}
+
+std::vector<KindRuns> unpack_runs(Unpacker* unpacker) {
+  std::vector<KindRuns> all;
+  for (uint64_t left = unpacker->number(); left > 0 && unpacker->good(); --left) {
+    KindRuns entry;
+    entry.kind.space = unpacker->text();
+    entry.kind.kind = unpacker->text();
+    for (uint64_t runs = unpacker->number(); runs > 0 && unpacker->good(); --runs) {
+      const auto first = static_cast<int64_t>(unpacker->number());
+      entry.runs.push_back({first, static_cast<int64_t>(unpacker->number())});
+    }
+    all.push_back(std::move(entry));
+  }
+  return all;
+}
+
 Result<std::string> share(ControlPlane& plane, std::string_view what,
                           const Result<std::string>& of_rank_0, Deadline deadline) {
   std::string message;

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "lockstep/checkpoint/shard_file.h"
 #include "lockstep/core/base/hash.h"
 #include "lockstep/core/base/status.h"
 #include "lockstep/distributed/control_plane.h"
@@ -42,6 +43,9 @@ class Unpacker {
   std::string_view rest_;
   bool good_ = true;
 };
+
+void pack_runs(const std::vector<KindRuns>& all, Packer* packer);
+std::vector<KindRuns> unpack_runs(Unpacker* unpacker);
 
 /// Rank 0's value, or its error, on every rank; the others pass nothing of their own.
 /// Collective. Errors: rank 0's; as ControlPlane::all_gather.

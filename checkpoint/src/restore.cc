@@ -1,9 +1,9 @@
 // The restore protocol.
 //  1. Rank 0 lists the run's checkpoints and syncs their folder: a name that was seen is durable
-//  only then.
+//  only then. A checkpoint given by its path is the only candidate; its parent is synced too.
 //  2. Rank 0 takes the newest whose manifest is whole and sends its text to all.
 //  3. Every rank parses it and checks that model and recipe fit. Vote: a misfit stops here and
-//  moves nothing.
+//  moves nothing. The parts of all ranks must be the whole state, each block once.
 //  4. Each rank reads the blocks that its own part needs; a block is handed out only after its hash
 //  was right.
 //  5. Every rank tells how it went. All well: done. Anything but bad content (EIO, permission,
@@ -56,6 +56,7 @@ Result<std::optional<Restored>> RestoreProtocol::run() {
     LOCKSTEP_RETURN_IF_ERROR(
         context_.plane->vote("checkpoint fits the run", fits, control_deadline()));
     const Manifest& manifest = *parsed;
+    LOCKSTEP_RETURN_IF_ERROR(check_parts(manifest));
     LOCKSTEP_ASSIGN_OR_RETURN(const bool is_good, read_together(manifest, candidate->folder));
     if (!is_good) continue;
     Restored restored{candidate->folder,
@@ -102,6 +103,10 @@ Result<std::optional<RestoreProtocol::Candidate>> RestoreProtocol::next_candidat
   if (request_.mode == ResumeMode::kPath) {
     Candidate candidate{request_.path, {}};
     LOCKSTEP_RETURN_IF_ERROR(read_manifest(fs(), request_.path, &candidate.manifest_text).status());
+    // A folder above that this user may not list is not one in which this user's runs save.
+    const std::string parent = path_parent(request_.path);
+    const Status synced = fs().sync_dir(parent);
+    if (!synced.is_ok() && fs().list(parent).is_ok()) return synced;
     return std::optional(std::move(candidate));
   }
   LOCKSTEP_ASSIGN_OR_RETURN(const RunFolder folder, list_run_folder(fs(), context_.paths));
@@ -187,6 +192,28 @@ Status RestoreProtocol::check_fit(const Manifest& manifest) const {
   return invalid_argument_error(
       cat(where, " was saved with another recipe; these keys differ: ", join(keys, ", "),
           ". To go on all the same pass --allow-recipe-change ", join(keys, ",")));
+}
+
+/// Whether the parts of all ranks together are the whole state. Collective.
+Status RestoreProtocol::check_parts(const Manifest& manifest) const {
+  const auto slices = index_slices(manifest.schema, *request_.into);
+  Packer packer;
+  packer.status(slices.status());
+  if (slices.is_ok()) pack_runs(runs_of(manifest.schema, *slices), &packer);
+  LOCKSTEP_ASSIGN_OR_RETURN(
+      const auto messages,
+      context_.plane->all_gather("parts to restore", packer.take(), control_deadline()));
+  // Every rank sees the same messages and so comes to the same verdict.
+  std::vector<ShardEntry> parts(messages.size());
+  for (size_t rank = 0; rank < messages.size(); ++rank) {
+    Unpacker unpacker(messages[rank]);
+    LOCKSTEP_RETURN_IF_ERROR(unpacker.status().with_context(cat("rank ", rank)));
+    parts[rank].runs = unpack_runs(&unpacker);
+  }
+  const Status covered = check_coverage(manifest.schema, parts);
+  if (covered.is_ok()) return Status::ok();
+  return internal_error(
+      cat("the ranks do not take each block once (shard i: rank i): ", covered.message()));
 }
 
 Status RestoreProtocol::read_own(const Manifest& manifest, const std::string& folder,

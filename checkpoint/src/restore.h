@@ -45,6 +45,7 @@ class RestoreProtocol {
   Result<std::optional<Candidate>> share_candidate(const Result<std::optional<Candidate>>& mine);
   Status quarantine(const GenerationName& name, const Status& why);
   Status check_fit(const Manifest& manifest) const;
+  Status check_parts(const Manifest& manifest) const;
   Result<bool> read_together(const Manifest& manifest, const std::string& folder);
   Status read_own(const Manifest& manifest, const std::string& folder, int64_t* shard_at_fault);
   Result<std::string> judge(const Manifest& manifest, const std::string& folder,

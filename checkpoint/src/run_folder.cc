@@ -18,18 +18,46 @@ Result<std::vector<DirectoryEntry>> list_if_there(FileSystem& fs, const std::str
   return entries;
 }
 
+/// Of all names in a checkpoints folder.
+Result<int64_t> highest_generation(FileSystem& fs, const std::string& folder) {
+  LOCKSTEP_ASSIGN_OR_RETURN(const auto entries, list_if_there(fs, folder));
+  int64_t highest = 0;
+  for (const DirectoryEntry& entry : entries) {
+    auto name = parse_generation_folder(entry.name);
+    if (auto partial = parse_partial_folder(entry.name)) name = partial->checkpoint;
+    if (auto doomed = parse_doomed_folder(entry.name)) name = doomed->checkpoint;
+    if (name) highest = std::max(highest, name->generation);
+  }
+  return highest;
+}
+
+/// Of what --overwrite moved aside: one number names one checkpoint over the life of the run.
+Result<int64_t> highest_generation_aside(FileSystem& fs, const RunPaths& paths) {
+  LOCKSTEP_ASSIGN_OR_RETURN(const auto entries, list_if_there(fs, paths.run_dir));
+  int64_t highest = 0;
+  for (const DirectoryEntry& entry : entries) {
+    if (!parse_aside_folder(entry.name)) continue;
+    const std::string folder = path_join(paths.run_dir, entry.name);
+    for (const std::string& of : {folder, path_join(folder, kQuarantineFolder)}) {
+      LOCKSTEP_ASSIGN_OR_RETURN(const int64_t found, highest_generation(fs, of));
+      highest = std::max(highest, found);
+    }
+  }
+  return highest;
+}
+
 }  // namespace
 
 Result<RunFolder> list_run_folder(FileSystem& fs, const RunPaths& paths) {
   RunFolder folder;
   LOCKSTEP_ASSIGN_OR_RETURN(const auto entries, list_if_there(fs, paths.checkpoints()));
   for (const DirectoryEntry& entry : entries) {
-    auto name = parse_generation_folder(entry.name);
+    const auto name = parse_generation_folder(entry.name);
     if (name && entry.type == FileType::kDirectory) folder.committed.push_back(*name);
-    if (auto partial = parse_partial_folder(entry.name)) name = partial->checkpoint;
-    if (auto doomed = parse_doomed_folder(entry.name)) name = doomed->checkpoint;
-    if (name) folder.highest_generation = std::max(folder.highest_generation, name->generation);
   }
+  LOCKSTEP_ASSIGN_OR_RETURN(const int64_t here, highest_generation(fs, paths.checkpoints()));
+  LOCKSTEP_ASSIGN_OR_RETURN(const int64_t aside, highest_generation_aside(fs, paths));
+  folder.highest_generation = std::max(here, aside);
   const auto bad = fs.list(paths.quarantine());
   folder.has_quarantine = bad.status().code() != StatusCode::kNotFound;
   if (folder.has_quarantine) LOCKSTEP_RETURN_IF_ERROR(bad.status());

@@ -21,7 +21,7 @@ struct RunFolder {
   /// Whether there is a quarantine folder, be it empty: then there was a checkpoint once, even if a
   /// power cut in the middle of its move took its name out of both folders.
   bool has_quarantine = false;
-  int64_t highest_generation = 0;  ///< over every name, also partial and doomed ones
+  int64_t highest_generation = 0;  ///< over every name, also partial, doomed and those moved aside
 };
 
 /// Lists <run>/checkpoints; a run without one is empty. Two folders of one generation are

@@ -67,14 +67,24 @@ std::vector<Fates> fates_to_try(const std::vector<UnsyncedOperation>& operations
   return all;
 }
 
+/// What a new start may find besides the old state or the new one.
+struct Allowed {
+  bool quarantine = false;  ///< there was a bad checkpoint before the protocol began
+  bool nothing = false;     ///< there was no checkpoint before it: as long as none was acknowledged
+};
+
 /// Starts anew on what the crash left. Says what is wrong: anything but the old state or the new
 /// one, bit for bit, and anything but the new one when that was acknowledged.
 std::string judge(FileSystem& fs, const TestState& before, const TestState& after,
-                  bool acknowledged) {
+                  bool acknowledged, const Allowed& allowed = {}) {
   TestState read(before.schema(), 0);
   const auto restored = restore_state(fs, 1, read);
   if (!restored.is_ok()) return cat("refused: ", restored.status().message());
-  if (!restored->has_value()) return "started from scratch";
+  if (!restored->has_value()) {
+    return allowed.nothing && !acknowledged ? "" : "started from scratch";
+  }
+  if (!allowed.quarantine && !(*restored)->quarantined.empty())
+    return "left something bad under a final name";
   if (acknowledged && !(read == after)) return "lost what was acknowledged";
   if (!(read == before) && !(read == after))
     return "restored neither the old state nor the new one";
@@ -85,7 +95,7 @@ std::string judge(FileSystem& fs, const TestState& before, const TestState& afte
 /// something, until it ends by itself; after each kill crashes the disk in many ways and judges
 /// what a new start makes of it.
 Rehearsal rehearse(const MemoryFileSystem& disk, const Protocol& protocol, const TestState& before,
-                   const TestState& after) {
+                   const TestState& after, const Allowed& allowed = {}) {
   Rehearsal rehearsal;
   for (uint64_t kill_at = 1;; ++kill_at) {
     const auto copy = disk.after_crash(Fates(disk.unsynced().size(), {CrashFate::Kind::kKept, 0}));
@@ -105,7 +115,7 @@ Rehearsal rehearse(const MemoryFileSystem& disk, const Protocol& protocol, const
     for (const Fates& fates : fates_to_try(copy->unsynced(), kill_at)) {
       const auto crashed = copy->after_crash(fates);
       ++rehearsal.num_crashes;
-      const std::string wrong = judge(*crashed, before, after, acknowledged);
+      const std::string wrong = judge(*crashed, before, after, acknowledged, allowed);
       if (!wrong.empty())
         rehearsal.violations.push_back(cat("killed before call ", kill_at, ": ", wrong));
     }
@@ -226,7 +236,7 @@ TEST_F(Crash, QuarantineKeepsTheOlderOneWhereverItIsCut) {
     const auto restored = restore_state(fs, 1, read);
     *acknowledged = restored.is_ok() && (*restored)->quarantined.size() == 1U;
   };
-  const Rehearsal rehearsal = rehearse(disk_, starting, before_, before_);
+  const Rehearsal rehearsal = rehearse(disk_, starting, before_, before_, {.quarantine = true});
   EXPECT_THAT(rehearsal.violations, ::testing::IsEmpty());
   EXPECT_TRUE(rehearsal.ends_well);
 }
@@ -304,44 +314,77 @@ struct NaiveProtocol {
   bool sync_files = true;
   bool sync_partial = true;
   bool sync_parent = true;
-  bool manifest_last = true;
-  bool use_rename = true;
+  bool data_before_commit = true;
+  bool fresh_partial = true;
   bool delete_old_last = true;
+  GenerationName name = {2, 20};
+  GenerationName old = {1, 10};
 };
 
 class WrongProtocol : public Crash {
  protected:
+  using Files = std::map<std::string, std::string>;
+
+  /// A true save under a generation of choice: the one after that of a folder being deleted.
+  static std::string save_as(FileSystem& fs, TestState& state, const GenerationName& name) {
+    const std::string doomed =
+        path_join("/run/checkpoints", doomed_folder({{name.generation - 1, 1}, 1}));
+    const auto saved = save_state(fs, 1, state, name.step, [&](CheckpointerOptions& options) {
+      options.on_save_step = [&](int step, int) {
+        if (step == 1) EXPECT_TRUE(fs.make_dir(doomed).is_ok());
+      };
+    });
+    EXPECT_EQ(saved->generation, name.generation);
+    EXPECT_TRUE(remove_tree(fs, doomed).is_ok());
+    return saved->path;
+  }
+
   /// The files of a true save of `after_`, by name.
-  std::map<std::string, std::string> true_files() {
-    const auto copy = disk_.after_crash({});
-    const std::string folder = save_state(*copy, 1, after_, 20)->path;
-    std::map<std::string, std::string> files;
-    for (const auto& [path, content] : all_files(*copy, folder))
+  Files true_files(const GenerationName& name = {2, 20}) {
+    MemoryFileSystem fs;
+    const std::string folder = save_as(fs, after_, name);
+    Files files;
+    for (const auto& [path, content] : all_files(fs, folder))
       files[path.substr(folder.size() + 1)] = content;
     return files;
   }
 
+  static void write(FileSystem& fs, const std::string& folder, const std::string& name,
+                    const std::string& content, const NaiveProtocol& how) {
+    auto opened = fs.open_write(path_join(folder, name), OpenMode::kCreateExclusive);
+    // One that thinks that what is there is what it wrote before.
+    if (!how.fresh_partial && opened.status().code() == StatusCode::kAlreadyExists) return;
+    auto file = std::move(opened).value();
+    EXPECT_TRUE(file->write(std::as_bytes(std::span(content))).is_ok());
+    if (how.sync_files) {
+      EXPECT_TRUE(file->sync().is_ok());
+    }
+  }
+
+  static void write_shards(FileSystem& fs, const std::string& folder, const Files& files,
+                           const NaiveProtocol& how) {
+    for (const auto& [name, content] : files) {
+      if (name != kManifestFile) write(fs, folder, name, content, how);
+    }
+  }
+
   Protocol naive(const NaiveProtocol& how) {
-    return [this, how](FileSystem& fs, bool* acknowledged) {
+    return [files = true_files(how.name), how](FileSystem& fs, bool* acknowledged) {
       const std::string root = "/run/checkpoints";
-      const std::string target = path_join(root, "gen-000002-step-0000000020");
-      const std::string old = path_join(root, "gen-000001-step-0000000010");
-      const std::string partial =
-          how.use_rename ? path_join(root, ".gen-000002-step-0000000020.a0001.partial") : target;
-      auto files = true_files();
-      std::vector<std::string> names;
-      for (const auto& [name, content] : files) names.push_back(name);
-      std::sort(names.begin(), names.end());  // "manifest.json" before "shard-..."
-      if (how.manifest_last) std::reverse(names.begin(), names.end());
+      const std::string target = path_join(root, generation_folder(how.name));
+      const std::string old = path_join(root, generation_folder(how.old));
+      const std::string partial = path_join(root, partial_folder({how.name, 1}));
       if (!how.delete_old_last) EXPECT_TRUE(remove_tree(fs, old).is_ok());
-      EXPECT_TRUE(fs.make_dir(partial).is_ok());
-      for (const std::string& name : names) {
-        auto file = fs.open_write(path_join(partial, name), OpenMode::kCreateExclusive).value();
-        EXPECT_TRUE(file->write(std::as_bytes(std::span(files[name]))).is_ok());
-        if (how.sync_files) EXPECT_TRUE(file->sync().is_ok());
-      }
+      const Status made = fs.make_dir(partial);
+      EXPECT_TRUE(made.is_ok() || !how.fresh_partial);
+      if (how.data_before_commit) write_shards(fs, partial, files, how);
+      write(fs, partial, std::string(kManifestFile), files.at(std::string(kManifestFile)), how);
       if (how.sync_partial) EXPECT_TRUE(fs.sync_dir(partial).is_ok());
-      if (how.use_rename) EXPECT_TRUE(fs.rename(partial, target).is_ok());
+      EXPECT_TRUE(fs.rename(partial, target).is_ok());
+      if (!how.data_before_commit) {
+        write_shards(fs, target, files, how);
+        EXPECT_TRUE(fs.sync_dir(target).is_ok());
+      }
       if (how.sync_parent) EXPECT_TRUE(fs.sync_dir(root).is_ok());
       *acknowledged = true;
       if (how.delete_old_last) EXPECT_TRUE(remove_tree(fs, old).is_ok());
@@ -387,6 +430,52 @@ TEST_F(WrongProtocol, DeletingTheOldFirstFails) {
   NaiveProtocol how;
   how.delete_old_last = false;
   EXPECT_THAT(violations(how), ::testing::Not(::testing::IsEmpty()));
+}
+
+TEST_F(WrongProtocol, AMarkerBeforeTheDataFails) {
+  NaiveProtocol how;
+  how.data_before_commit = false;
+  EXPECT_THAT(violations(how), ::testing::Not(::testing::IsEmpty()));
+}
+
+/// An earlier writer left its folder with a torn shard; the next one goes on in it.
+TEST_F(WrongProtocol, AReusedPartialFolderFails) {
+  NaiveProtocol how;
+  const std::string partial = path_join("/run/checkpoints", partial_folder({how.name, 1}));
+  ASSERT_TRUE(make_dirs_durable(disk_, partial).is_ok());
+  overwrite_file(disk_, path_join(partial, shard_file({0, 1})), "torn");
+  disk_.crash_keeping_all();
+  how.fresh_partial = false;
+  EXPECT_THAT(violations(how), ::testing::Not(::testing::IsEmpty()));
+}
+
+/// The run went back from step 10 to step 5, and its generations are its steps.
+TEST_F(WrongProtocol, NewestByStepFails) {
+  for (int64_t generation : {5, 12}) {
+    MemoryFileSystem disk;
+    save_as(disk, before_, {10, 10});
+    disk.crash_keeping_all();
+    NaiveProtocol how;
+    how.old = {10, 10};
+    how.name = {generation, 5};
+    const Rehearsal rehearsal = rehearse(disk, naive(how), before_, after_);
+    EXPECT_EQ(rehearsal.violations.empty(), generation > 10);
+  }
+}
+
+TEST_F(WrongProtocol, AnUnsyncedChainOfFoldersFails) {
+  for (bool sync_chain : {true, false}) {
+    const Protocol first_save = [&, save = naive({})](FileSystem& fs, bool* acknowledged) {
+      for (const char* folder : {"/run", "/run/checkpoints"}) {
+        EXPECT_TRUE(fs.make_dir(folder).is_ok());
+        if (sync_chain) EXPECT_TRUE(fs.sync_dir(path_parent(folder)).is_ok());
+      }
+      save(fs, acknowledged);
+    };
+    const Rehearsal rehearsal =
+        rehearse(MemoryFileSystem(), first_save, before_, after_, {.nothing = true});
+    EXPECT_EQ(rehearsal.violations.empty(), sync_chain);
+  }
 }
 
 TEST_F(WrongProtocol, OverwritingInPlaceFails) {

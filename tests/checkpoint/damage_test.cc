@@ -99,7 +99,7 @@ TEST_F(Damage, AManifestOfAnotherGeneration) {
   expect_fall_back();
 }
 
-TEST_F(Damage, EveryFlippedBitIsNoticed) {
+TEST_F(Damage, ABitFlippedInEach13thByteIsNoticed) {
   int num_flips = 0;
   for (const auto& [path, content] : all_files(fs_, newest_)) {
     for (size_t i = 0; i < content.size(); i += 13) {

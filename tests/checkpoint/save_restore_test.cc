@@ -102,6 +102,45 @@ TEST(SaveRestore, NeverIsRefusedWhereCheckpointsAre) {
   EXPECT_FALSE(moved->has_value());
   EXPECT_TRUE(exists(fs, "/run/checkpoints-aside-a0003/gen-000001-step-0000000005").value());
   EXPECT_FALSE(restore_state(fs, 1, state)->has_value());
+  EXPECT_EQ(save_state(fs, 1, state, 1)->generation, 2) << "no number is used again";
+}
+
+TEST(SaveRestore, APathIsDurableOnceItWasRead) {
+  MemoryFileSystem fs;
+  TestState state(small_schema(), 1);
+  const std::string path = save_state(fs, 1, state, 5)->path;
+  ASSERT_TRUE(fs.make_dir("/elsewhere").is_ok() && fs.sync_dir("/").is_ok());
+  ASSERT_TRUE(fs.rename(path, "/elsewhere/gen-000001-step-0000000005").is_ok());
+  const auto by_path = [&](RestoreRequest& request) {
+    request.mode = ResumeMode::kPath;
+    request.path = "/elsewhere/gen-000001-step-0000000005";
+  };
+  ASSERT_TRUE(restore_state(fs, 1, state, by_path).is_ok());
+  fs.crash_losing_all();
+  EXPECT_TRUE(exists(fs, "/elsewhere/gen-000001-step-0000000005/manifest.json").value());
+}
+
+TEST(SaveRestore, PartsThatAreNotTheWholeStateAreRefused) {
+  MemoryFileSystem fs;
+  TestState state(medium_schema(), 1);
+  ASSERT_TRUE(save_state(fs, 2, state, 5).is_ok());
+  for (bool twice : {false, true}) {
+    TestState read(medium_schema(), 0);
+    const Status status = with_ranks(2, [&](World& world) -> Status {
+      LOCKSTEP_ASSIGN_OR_RETURN(Checkpointer checkpointer,
+                                Checkpointer::open(quiet_options(fs, world.control_plane())));
+      OwnedState into = read.owned(world.world_rank(), 2);
+      if (world.world_rank() == 1) into.slices.pop_back();
+      if (twice) into = read.owned(0, 1);
+      RestoreRequest request;
+      request.schema = &read.schema();
+      request.into = &into;
+      return checkpointer.restore(request).status();
+    });
+    EXPECT_EQ(status.code(), StatusCode::kInternal);
+    EXPECT_THAT(status.message(), HasSubstr("do not take each block once"));
+    EXPECT_TRUE(read == TestState(medium_schema(), 0)) << "nothing was read";
+  }
 }
 
 TEST(SaveRestore, APathIsTakenAsItIs) {
