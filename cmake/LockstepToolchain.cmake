@@ -3,9 +3,9 @@
 
 find_program(LOCKSTEP_CCACHE ccache)
 if(LOCKSTEP_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  # hash_dir off and a base directory: two clones share their results.
+  # hash_dir off and a base directory: two clones share their results; so do shells of two languages.
   set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_NOHASHDIR=1
-      CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_SLOPPINESS=time_macros,include_file_mtime CCACHE_MAXSIZE=10G
+      CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_SLOPPINESS=time_macros,include_file_mtime,locale CCACHE_MAXSIZE=10G
       ${LOCKSTEP_CCACHE})
 endif()
 

@@ -4,7 +4,6 @@
 # the state after 50 steps with that of an uninterrupted run on 1 rank, bit for bit.
 # Exit status 0 only when the test accuracy is at least 0.88 and the bits are the same.
 set -euo pipefail
-export LANG=${LANG:-C.UTF-8}  # the compiler cache counts another locale as another compiler
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"

@@ -3,7 +3,6 @@
 #   tests/run.sh [ctest arguments]      e.g. tests/run.sh -R flat, tests/run.sh -L unit
 # LOCKSTEP_PRESET chooses another preset (asan, tsan, ...). Exit status 0 only when all tests passed.
 set -euo pipefail
-export LANG=${LANG:-C.UTF-8}  # the compiler cache counts another locale as another compiler
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"

@@ -1,6 +1,7 @@
 #include "lockstep/core/train/step_loop.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace lockstep {
 namespace {
@@ -13,7 +14,7 @@ class Loop {
         keeper_(keeper),
         observers_(observers),
         options_(options),
-        should_stop_(should_stop) {
+        should_stop_(std::move(should_stop)) {
     report_.skipped_steps = options.skipped_steps;
     done_ = options.first_step;
     if (done_ > 0) last_saved_ = done_;
@@ -144,7 +145,7 @@ Result<LoopReport> run_step_loop(StepEngine& engine, StateKeeper& keeper,
                  options.steps_per_epoch);
   LOCKSTEP_CHECK(options.first_step <= options.end_step, "the run has ", options.end_step,
                  " steps, but ", options.first_step, " are done");
-  return Loop(engine, keeper, observers, options, should_stop).run();
+  return Loop(engine, keeper, observers, options, std::move(should_stop)).run();
 }
 
 }  // namespace lockstep

@@ -15,14 +15,15 @@ class UsageError : public std::logic_error {
 };
 
 /// Throws UsageError with the place, the condition and `message`.
-[[noreturn]] void throw_usage_error(const char* file, int line, const char* condition, const std::string& message);
+[[noreturn]] void throw_usage_error(const char* file, int line, const char* condition,
+                                    const std::string& message);
 
 }  // namespace lockstep
 
-/// Throws UsageError unless `condition` (which must have no side effect) holds; the other arguments are joined
-/// with cat() and should say what was expected, what was found, and what to do.
-#define LOCKSTEP_CHECK(condition, ...)                                                                  \
-  do {                                                                                                  \
-    if (!(condition)) [[unlikely]]                                                                      \
-      ::lockstep::throw_usage_error(__FILE__, __LINE__, #condition, ::lockstep::cat(__VA_ARGS__));      \
+/// Throws UsageError unless `condition` (which must have no side effect) holds; the other arguments
+/// are joined with cat() and should say what was expected, what was found, and what to do.
+#define LOCKSTEP_CHECK(condition, ...)                                                             \
+  do {                                                                                             \
+    if (!(condition)) [[unlikely]]                                                                 \
+      ::lockstep::throw_usage_error(__FILE__, __LINE__, #condition, ::lockstep::cat(__VA_ARGS__)); \
   } while (false)

@@ -1,5 +1,6 @@
 #pragma once
-// The clock and Deadline. This is the one place that reads a clock; everything that waits takes a Deadline.
+// The clock and Deadline. This is the one place that reads a clock; everything that waits takes a
+// Deadline.
 
 #include <cstdint>
 #include <string>
@@ -8,7 +9,8 @@ namespace lockstep {
 
 /// Monotonic time since an arbitrary origin, in nanoseconds. For durations and deadlines.
 int64_t monotonic_ns();
-/// Wall-clock time since 1970 (UTC), in nanoseconds. For records that people read; never for numbers of training.
+/// Wall-clock time since 1970 (UTC), in nanoseconds. For records that people read; never for
+/// numbers of training.
 int64_t wall_clock_ns();
 /// "2026-11-22T13:05:09Z" for a wall_clock_ns() value.
 std::string utc_text(int64_t wall_ns);

@@ -1,6 +1,7 @@
 #pragma once
-// What the process can know of its surroundings: environment variables (the one place that reads them), host,
-// processors, memory, other processes. Thread-safety: all functions may be called from any thread.
+// What the process can know of its surroundings: environment variables (the one place that reads
+// them), host, processors, memory, other processes. Thread-safety: all functions may be called from
+// any thread.
 
 #include <cstdint>
 #include <optional>
@@ -24,17 +25,22 @@ int64_t process_id();
 std::optional<uint64_t> process_start_ticks(int64_t pid);
 /// Processors that this process may run on.
 int num_usable_cpus();
-/// Memory that this process holds, in bytes (smaps_rollup: Private_Clean + Private_Dirty + Shared_Dirty, so without
-/// the pages of libraries that others map too), or nothing when the system does not say.
+/// Memory that this process holds, in bytes (smaps_rollup: Private_Clean + Private_Dirty +
+/// Shared_Dirty, so without the pages of libraries that others map too), or nothing when the system
+/// does not say.
 std::optional<uint64_t> resident_bytes();
-/// The vector instruction set that LibTorch and our kernels choose by: "avx512", "avx2" or "default".
+/// The vector instruction set that LibTorch and our kernels choose by: "avx512", "avx2" or
+/// "default".
 std::string instruction_set();
-/// Best-effort settings for large buffers: glibc keeps freed memory instead of handing it back to the kernel at
-/// every step (facts: a fifth of a step's time was page faults). No effect with another allocator.
+/// Best-effort settings for large buffers: glibc keeps freed memory instead of handing it back to
+/// the kernel at every step (facts: a fifth of a step's time was page faults). No effect with
+/// another allocator.
 void keep_freed_memory();
-/// Hands memory that was freed back to the kernel once, so that resident_bytes() tells what is in use.
+/// Hands memory that was freed back to the kernel once, so that resident_bytes() tells what is in
+/// use.
 void release_freed_memory();
-/// Hex of the linker's build id of this program: differs between any two builds that differ; empty without one.
+/// Hex of the linker's build id of this program: differs between any two builds that differ; empty
+/// without one.
 std::string build_id();
 /// Whether standard output (1) or standard error (2) is a terminal.
 bool is_terminal(int file);

@@ -1,8 +1,9 @@
 #pragma once
-// FileSystem: the seam through which all files are read and written, so that crashes can be rehearsed.
-// Implementations: posix_file_system() and MemoryFileSystem (memory_file_system.h). Paths are UTF-8, '/'-separated.
-// Thread-safety: a FileSystem may be used from any thread; one file object from one thread at a time.
-// Durability: nothing is durable until synced: a file's bytes by WritableFile::sync, a name by sync_dir of its folder.
+// FileSystem: the seam through which all files are read and written, so that crashes can be
+// rehearsed. Implementations: posix_file_system() and MemoryFileSystem (memory_file_system.h).
+// Paths are UTF-8, '/'-separated. Thread-safety: a FileSystem may be used from any thread; one file
+// object from one thread at a time. Durability: nothing is durable until synced: a file's bytes by
+// WritableFile::sync, a name by sync_dir of its folder.
 
 #include <cstddef>
 #include <cstdint>
@@ -38,7 +39,8 @@ enum class OpenMode : uint8_t {
 class WritableFile {
  public:
   virtual ~WritableFile() = default;
-  /// Appends all of `bytes`. Errors: kIoError, kResourceExhausted (no space, quota), with path and operation.
+  /// Appends all of `bytes`. Errors: kIoError, kResourceExhausted (no space, quota), with path and
+  /// operation.
   virtual Status write(std::span<const std::byte> bytes) = 0;
   /// Makes the bytes durable. A failure is final: what the file holds is unknown, do not retry.
   virtual Status sync() = 0;
@@ -50,18 +52,21 @@ class WritableFile {
 class ReadableFile {
  public:
   virtual ~ReadableFile() = default;
-  /// Fills `out` from `offset_bytes`. Errors: kIoError; kCorruption when the file ends before `out` is full.
+  /// Fills `out` from `offset_bytes`. Errors: kIoError; kCorruption when the file ends before `out`
+  /// is full.
   virtual Status read(uint64_t offset_bytes, std::span<std::byte> out) const = 0;
   virtual Result<uint64_t> size_bytes() const = 0;
 };
 
-/// All file calls of the project. Errors carry the operation, the path and the system's reason; kNotFound and
-/// kAlreadyExists are told apart from kIoError. Symbolic links in the last component are not followed, except by
-/// list, sync_dir and free_bytes, which are asked about what is behind a folder's name.
+/// All file calls of the project. Errors carry the operation, the path and the system's reason;
+/// kNotFound and kAlreadyExists are told apart from kIoError. Symbolic links in the last component
+/// are not followed, except by list, sync_dir and free_bytes, which are asked about what is behind
+/// a folder's name.
 class FileSystem {
  public:
   virtual ~FileSystem() = default;
-  virtual Result<std::unique_ptr<WritableFile>> open_write(const std::string& path, OpenMode mode) = 0;
+  virtual Result<std::unique_ptr<WritableFile>> open_write(const std::string& path,
+                                                           OpenMode mode) = 0;
   virtual Result<std::unique_ptr<ReadableFile>> open_read(const std::string& path) = 0;
   /// Names in a folder, sorted, without "." and "..".
   virtual Result<std::vector<DirectoryEntry>> list(const std::string& path) = 0;
@@ -76,21 +81,26 @@ class FileSystem {
   virtual Status sync_dir(const std::string& path) = 0;
   /// Free bytes for this user on the disk that holds `path`.
   virtual Result<uint64_t> free_bytes(const std::string& path) = 0;
-  /// Sets an existing file's size: cuts it, or fills up with zeros. Durable with the next sync of the file.
+  /// Sets an existing file's size: cuts it, or fills up with zeros. Durable with the next sync of
+  /// the file.
   virtual Status truncate(const std::string& path, uint64_t size_bytes) = 0;
 };
 
 /// The operating system's files. One object for the process; never destroyed.
 FileSystem& posix_file_system();
 
-/// Whole small file as bytes. Errors: those of FileSystem; kCorruption when it is longer than `limit_bytes`.
+/// Whole small file as bytes. Errors: those of FileSystem; kCorruption when it is longer than
+/// `limit_bytes`.
 Result<std::string> read_whole_file(FileSystem& fs, const std::string& path, uint64_t limit_bytes);
-/// Writes `content` to a new or emptied file and syncs it (not its folder). Errors: those of FileSystem.
-Status write_and_sync_file(FileSystem& fs, const std::string& path, std::string_view content, OpenMode mode);
-/// Makes `path` and its missing parents, and syncs every folder that got a new name. OK when it is already there. Errors: those of
+/// Writes `content` to a new or emptied file and syncs it (not its folder). Errors: those of
 /// FileSystem.
+Status write_and_sync_file(FileSystem& fs, const std::string& path, std::string_view content,
+                           OpenMode mode);
+/// Makes `path` and its missing parents, and syncs every folder that got a new name. OK when it is
+/// already there. Errors: those of FileSystem.
 Status make_dirs_durable(FileSystem& fs, const std::string& path);
-/// Removes a file or folder with all it holds. Not atomic. OK when there is nothing. Errors: those of FileSystem.
+/// Removes a file or folder with all it holds. Not atomic. OK when there is nothing. Errors: those
+/// of FileSystem.
 Status remove_tree(FileSystem& fs, const std::string& path);
 /// Whether a name exists. Errors: those of FileSystem other than kNotFound.
 Result<bool> exists(FileSystem& fs, const std::string& path);

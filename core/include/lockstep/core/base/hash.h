@@ -1,5 +1,6 @@
 #pragma once
-// Hashes: XXH3 of 64 and 128 bits (detects accidents, not attackers). xxhash stays behind this header.
+// Hashes: XXH3 of 64 and 128 bits (detects accidents, not attackers). xxhash stays behind this
+// header.
 
 #include <cstddef>
 #include <cstdint>
@@ -14,7 +15,8 @@ struct Hash128 {
   uint64_t high = 0;
   uint64_t low = 0;
   bool operator==(const Hash128&) const = default;
-  /// 32 lower-case hex digits, high half first (XXH128's canonical form, as `xxh128sum` and Python's xxhash print it).
+  /// 32 lower-case hex digits, high half first (XXH128's canonical form, as `xxh128sum` and
+  /// Python's xxhash print it).
   std::string hex() const;
 };
 
@@ -25,8 +27,8 @@ uint64_t xxh3_64(std::string_view text);
 Hash128 xxh3_128(std::span<const std::byte> bytes);
 Hash128 xxh3_128(std::string_view text);
 
-/// Copies `from` to `to` (same length, no overlap) and returns the XXH3-64 of what was copied, in one pass of
-/// cache-sized pieces: the hash costs almost nothing beside the copy.
+/// Copies `from` to `to` (same length, no overlap) and returns the XXH3-64 of what was copied, in
+/// one pass of cache-sized pieces: the hash costs almost nothing beside the copy.
 uint64_t copy_and_xxh3_64(std::span<const std::byte> from, std::span<std::byte> to);
 
 /// XXH3-128 of a stream of pieces; equal to xxh3_128 of their concatenation.
@@ -45,7 +47,8 @@ class Xxh3Stream {
   std::unique_ptr<State> state_;
 };
 
-/// Mixes three numbers into 64 well-spread bits (a fixed function: part of the recipe's meaning, never change it).
+/// Mixes three numbers into 64 well-spread bits (a fixed function: part of the recipe's meaning,
+/// never change it).
 uint64_t mix(uint64_t a, uint64_t b, uint64_t c);
 
 }  // namespace lockstep

@@ -1,6 +1,7 @@
 #pragma once
-// Logging: a value that is handed to whoever logs; no global logger. spdlog stays behind this header.
-// Each line carries level, world rank and attempt. Thread-safety: one Log and its copies may be used from any thread.
+// Logging: a value that is handed to whoever logs; no global logger. spdlog stays behind this
+// header. Each line carries level, world rank and attempt. Thread-safety: one Log and its copies
+// may be used from any thread.
 
 #include <memory>
 #include <string>
@@ -12,9 +13,9 @@ enum class LogLevel { kDebug, kInfo, kWarn, kError, kOff };
 
 struct LogOptions {
   LogLevel level = LogLevel::kInfo;
-  int world_rank = -1;     ///< -1: not known yet, left out of the line
-  int attempt = -1;        ///< -1: not known yet, left out of the line
-  std::string file_path;   ///< empty: standard error alone; else also appended to this file
+  int world_rank = -1;    ///< -1: not known yet, left out of the line
+  int attempt = -1;       ///< -1: not known yet, left out of the line
+  std::string file_path;  ///< empty: standard error alone; else also appended to this file
 };
 
 /// A handle to one stream of log lines, in UTC: "2026-11-22 13:05:09.123 warn r2 a3 message".

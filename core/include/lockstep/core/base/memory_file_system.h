@@ -3,9 +3,9 @@
 // It holds two states: what processes see, and what is on the disk for certain. Between the two
 // lies a list of unsynced operations; a crash decides the fate of each one separately, in any
 // combination, because POSIX orders nothing between two syncs. Errors: as FileSystem says.
-// Thread-safety: as FileSystem; the crash functions too. Harsher than real disks in two places, on purpose: a move between two
-// folders is two independent operations, and a name may reach the disk without the bytes of its
-// file.
+// Thread-safety: as FileSystem; the crash functions too. Harsher than real disks in two places, on
+// purpose: a move between two folders is two independent operations, and a name may reach the disk
+// without the bytes of its file.
 
 #include <cstdint>
 #include <memory>

@@ -1,7 +1,7 @@
 #pragma once
-// Status and Result: how functions report what the world did to them (disk, peers, time, a bad file).
-// A caller's mistake is not a Status but a UsageError (check.h). OK is a null pointer, so success costs nothing.
-// Thread-safety: values; distinct objects may be used from distinct threads.
+// Status and Result: how functions report what the world did to them (disk, peers, time, a bad
+// file). A caller's mistake is not a Status but a UsageError (check.h). OK is a null pointer, so
+// success costs nothing. Thread-safety: values; distinct objects may be used from distinct threads.
 
 #include <cstdint>
 #include <memory>
@@ -32,7 +32,8 @@ enum class StatusCode : uint8_t {
 /// The code's name as it appears in messages, e.g. "corruption".
 std::string_view status_code_name(StatusCode code);
 
-/// Outcome of an operation: OK, or a code with a message that says what, where, expected, found, what to do next.
+/// Outcome of an operation: OK, or a code with a message that says what, where, expected, found,
+/// what to do next.
 class [[nodiscard]] Status {
  public:
   Status() = default;
@@ -75,8 +76,8 @@ Status internal_error(std::string message);
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}            // NOLINT(google-explicit-constructor)
-  Result(Status status) : status_(std::move(status)) {     // NOLINT(google-explicit-constructor)
+  Result(T value) : value_(std::move(value)) {}         // NOLINT(google-explicit-constructor)
+  Result(Status status) : status_(std::move(status)) {  // NOLINT(google-explicit-constructor)
     LOCKSTEP_CHECK(!status_.is_ok(), "a Result without a value needs an error");
   }
 
@@ -110,15 +111,16 @@ class [[nodiscard]] Result {
 }  // namespace lockstep
 
 /// Leaves the calling function with the Status of `expr` unless it is OK.
-#define LOCKSTEP_RETURN_IF_ERROR(expr)                          \
-  do {                                                          \
+#define LOCKSTEP_RETURN_IF_ERROR(expr)                                           \
+  do {                                                                           \
     if (::lockstep::Status lockstep_status_ = (expr); !lockstep_status_.is_ok()) \
-      return lockstep_status_;                                  \
+      return lockstep_status_;                                                   \
   } while (false)
 
 #define LOCKSTEP_CONCAT_INNER_(a, b) a##b
 #define LOCKSTEP_CONCAT_(a, b) LOCKSTEP_CONCAT_INNER_(a, b)
-/// `LOCKSTEP_ASSIGN_OR_RETURN(auto x, expr)`: x is the value of the Result, or the caller leaves with its Status.
+/// `LOCKSTEP_ASSIGN_OR_RETURN(auto x, expr)`: x is the value of the Result, or the caller leaves
+/// with its Status.
 #define LOCKSTEP_ASSIGN_OR_RETURN(lhs, expr) \
   LOCKSTEP_ASSIGN_OR_RETURN_IMPL_(LOCKSTEP_CONCAT_(lockstep_result_, __LINE__), lhs, expr)
 #define LOCKSTEP_ASSIGN_OR_RETURN_IMPL_(tmp, lhs, expr) \

@@ -1,6 +1,6 @@
 #pragma once
-// Small text helpers for messages: joining, numbers, nearest names. Kept free of heavy headers, because every
-// file that can fail includes it.
+// Small text helpers for messages: joining, numbers, nearest names. Kept free of heavy headers,
+// because every file that can fail includes it.
 
 #include <charconv>
 #include <concepts>
@@ -13,23 +13,32 @@
 namespace lockstep {
 
 namespace text_detail {
-inline void append(std::string& out, std::string_view s) { out.append(s); }
-inline void append(std::string& out, const char* s) { out.append(s); }
-inline void append(std::string& out, char c) { out.push_back(c); }
-inline void append(std::string& out, bool b) { out.append(b ? "true" : "false"); }
+inline void append(std::string& out, std::string_view s) {
+  out.append(s);
+}
+inline void append(std::string& out, const char* s) {
+  out.append(s);
+}
+inline void append(std::string& out, char c) {
+  out.push_back(c);
+}
+inline void append(std::string& out, bool b) {
+  out.append(b ? "true" : "false");
+}
 template <std::integral T>
-  requires(!std::same_as<T, bool> && !std::same_as<T, char>)
-void append(std::string& out, T value) {
+requires(!std::same_as<T, bool> && !std::same_as<T, char>) void append(std::string& out, T value) {
   char buffer[24];
   auto end = std::to_chars(buffer, buffer + sizeof(buffer), value).ptr;
   out.append(buffer, end);
 }
 void append(std::string& out, double value);
-inline void append(std::string& out, float value) { append(out, static_cast<double>(value)); }
+inline void append(std::string& out, float value) {
+  append(out, static_cast<double>(value));
+}
 }  // namespace text_detail
 
-/// Joins its arguments as text: strings as they are, numbers in decimal (floats in the shortest form that
-/// round-trips), bools as true or false.
+/// Joins its arguments as text: strings as they are, numbers in decimal (floats in the shortest
+/// form that round-trips), bools as true or false.
 template <typename... Args>
 std::string cat(const Args&... args) {
   std::string out;
@@ -47,7 +56,8 @@ std::string hex64(uint64_t value);
 bool parse_hex64(std::string_view text, uint64_t* value);
 /// The parts joined with `separator`.
 std::string join(std::span<const std::string> parts, std::string_view separator);
-/// The candidate with the smallest edit distance to `name`, or empty when none is near (over a third changed).
+/// The candidate with the smallest edit distance to `name`, or empty when none is near (over a
+/// third changed).
 std::string nearest_name(std::string_view name, std::span<const std::string> candidates);
 /// Splits at each `separator`; n separators give n + 1 parts.
 std::vector<std::string> split(std::string_view text, char separator);

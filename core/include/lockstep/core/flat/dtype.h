@@ -1,6 +1,6 @@
 #pragma once
-// Element types of flat spaces, named as safetensors names them. Independent of LibTorch on purpose: the
-// checkpoint and its tools are built and run without it.
+// Element types of flat spaces, named as safetensors names them. Independent of LibTorch on
+// purpose: the checkpoint and its tools are built and run without it.
 
 #include <cstdint>
 #include <optional>

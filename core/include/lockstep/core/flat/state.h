@@ -1,7 +1,7 @@
 #pragma once
-// What "the state of a run" is, apart from where it lives: kinds of values over flat spaces, and scalars. The
-// engine describes its state in these types; checkpoints save and restore it; the state digest is computed over it.
-// Pure: knows no ranks, no files, no LibTorch.
+// What "the state of a run" is, apart from where it lives: kinds of values over flat spaces, and
+// scalars. The engine describes its state in these types; checkpoints save and restore it; the
+// state digest is computed over it. Pure: knows no ranks, no files, no LibTorch.
 
 #include <cstddef>
 #include <cstdint>
@@ -15,14 +15,16 @@
 
 namespace lockstep {
 
-/// A named number or text that travels with the state (optimizer step count, loss scale, user values).
+/// A named number or text that travels with the state (optimizer step count, loss scale, user
+/// values).
 using Scalar = std::variant<int64_t, double, std::string>;
 /// Canonical text of a scalar: "i:42", "f:" and the hex64 of the double's bits, "s:" and the text.
 std::string scalar_text(const Scalar& scalar);
 using Scalars = std::map<std::string, Scalar>;
 
-/// One kind of value over one whole space: "param" and each optimizer slot ("adamw.exp_avg") of a trainable space,
-/// "param" of a frozen one, "buffer" of a buffer space. A slot has its space's dtype.
+/// One kind of value over one whole space: "param" and each optimizer slot ("adamw.exp_avg") of a
+/// trainable space, "param" of a frozen one, "buffer" of a buffer space. A slot has its space's
+/// dtype.
 struct StateKind {
   std::string space;
   std::string kind;
@@ -39,7 +41,8 @@ struct StateSlice {
 /// Everything that has to be known to save or restore, the same on every rank.
 struct StateSchema {
   FlatLayout layout;
-  std::vector<StateKind> kinds;  ///< in (space order of the layout, then kind) order; "param"/"buffer" first
+  std::vector<StateKind>
+      kinds;  ///< in (space order of the layout, then kind) order; "param"/"buffer" first
 };
 
 /// The part that one rank owns. Over all ranks each block of each kind is owned exactly once.

@@ -1,8 +1,9 @@
 #pragma once
-// The reduction tree: the one fixed bracketing in which a step's gradients are added, whatever the world size.
-// Node (d, k) of a tree over M leaves covers leaves [floor(k*M/2^d), floor((k+1)*M/2^d)). A node of one leaf is
-// that leaf; an empty node is skipped; any other node is the sum left + right of its two children.
-// Pure integer arithmetic: no memory, no ranks beyond their numbers. Source: design.md section 3.
+// The reduction tree: the one fixed bracketing in which a step's gradients are added, whatever the
+// world size. Node (d, k) of a tree over M leaves covers leaves [floor(k*M/2^d),
+// floor((k+1)*M/2^d)). A node of one leaf is that leaf; an empty node is skipped; any other node is
+// the sum left + right of its two children. Pure integer arithmetic: no memory, no ranks beyond
+// their numbers. Source: design.md section 3.
 
 #include <cstdint>
 #include <vector>
@@ -36,21 +37,23 @@ struct FoldStep {
   std::vector<FoldMerge> merges;
 };
 
-/// How a rank folds its leaves, in ascending order, into its roots with as few buffers as the tree allows.
+/// How a rank folds its leaves, in ascending order, into its roots with as few buffers as the tree
+/// allows.
 struct FoldPlan {
-  /// Gradient buffers needed: for a power-of-two world at most log2(leaves) + 2; otherwise at most one a root that is
-  /// finished, and log2 + 1 for the one at work.
+  /// Gradient buffers needed: for a power-of-two world at most log2(leaves) + 2; otherwise at most
+  /// one a root that is finished, and log2 + 1 for the one at work.
   int num_slots = 0;
-  std::vector<FoldStep> steps;  ///< one for each leaf of the range, ascending
+  std::vector<FoldStep> steps;   ///< one for each leaf of the range, ascending
   std::vector<LeafRange> roots;  ///< after the last step slot i holds roots[i]
 };
 FoldPlan plan_fold(int64_t num_leaves, LeafRange range);
 
-/// How whoever holds the roots of all ranks (in rank order, concatenated) finishes the tree: after the merges,
-/// entry 0 is the total.
+/// How whoever holds the roots of all ranks (in rank order, concatenated) finishes the tree: after
+/// the merges, entry 0 is the total.
 struct FinishPlan {
   std::vector<LeafRange> roots;  ///< of all ranks, ascending
-  std::vector<int> first_root_of_rank;  ///< world_size + 1 entries: rank r's roots are [first[r], first[r+1])
+  std::vector<int>
+      first_root_of_rank;  ///< world_size + 1 entries: rank r's roots are [first[r], first[r+1])
   std::vector<FoldMerge> merges;
 };
 FinishPlan plan_finish(int64_t num_leaves, int world_size);

@@ -5,6 +5,7 @@
 // function of what all ranks know, so that all ranks take it alike. Thread-safety: one thread.
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -124,7 +125,7 @@ struct LoopReport {
 };
 
 /// Asks whether this rank was told to stop (a signal); called once a step.
-using StopQuestion = bool (*)();
+using StopQuestion = std::function<bool()>;
 
 /// Runs steps first_step .. end_step - 1. Evaluates and saves at the ends of epochs as told, and at
 /// the end of the run; after a stop it saves and returns. `observers` are called in order.
