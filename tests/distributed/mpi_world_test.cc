@@ -32,6 +32,7 @@ extern "C" int MPI_Win_shared_query(void* window, int rank, ptrdiff_t* size, int
 namespace lockstep {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using testing::mpi_world;
 
@@ -181,6 +182,28 @@ TEST(MpiWorld, NamesAStoppedRankAtTheDeadline) {
     }
   }
   EXPECT_TRUE(world.control_plane().barrier("all run again", soon()).is_ok());
+}
+
+TEST(MpiWorld, TellsASlowWaitLongBeforeItsDeadline) {
+  World& world = mpi_world();
+  if (world.world_size() < 2) return;
+  std::vector<std::string> told;
+  auto made =
+      make_mpi_communicator({.is_oversubscribed = true,
+                             .on_slow_wait = [&](const std::string& text) { told.push_back(text); },
+                             .slow_wait_s = 0.1});
+  ASSERT_TRUE(made.is_ok());
+  if (world.world_rank() == 1) sleep_ns(500'000'000);
+  EXPECT_TRUE((*made)->barrier("the step's reduction", soon()).is_ok());
+  if (world.world_rank() == 1) {
+    EXPECT_TRUE(told.empty() || world.world_size() > 2);
+  } else if (world.world_size() == 2) {
+    ASSERT_GE(told.size(), 2u);  // after 0.1 s and 0.2 s, perhaps 0.4 s
+    EXPECT_LE(told.size(), 3u);
+    EXPECT_THAT(told[0], AllOf(HasSubstr("the step's reduction: waiting for rank 1 since"),
+                               HasSubstr("giving up in")));
+  }
+  EXPECT_TRUE(world.control_plane().barrier("done", soon()).is_ok());
 }
 
 TEST(MpiWorld, GivesUpEarlyWhenARankIsKnownToBeLost) {

@@ -72,6 +72,8 @@ class MpiCommunicator final : public PeerExchangeCommunicator {
   Status wait_for_all(OnReceived on_received, std::string_view what, Deadline deadline);
   Status take(size_t index, int error, std::string_view what);
   Status look_for_other_sizes(std::string_view what) const;
+  void tell_slow_wait(std::string_view what, double elapsed_s, Deadline deadline,
+                      double* next_told_s) const;
   Status reason_to_give_up(std::string_view what, Deadline deadline) const;
   Status progress_mpi(OnReceived on_received, std::string_view what, bool* has_moved);
   std::vector<int> peers_waited_for() const;
@@ -158,6 +160,8 @@ Status MpiCommunicator::post(std::span<const SendOp> sends, std::span<const Recv
 Status MpiCommunicator::wait_for_all(OnReceived on_received, std::string_view what,
                                      Deadline deadline) {
   PollPolicy policy(options_.is_oversubscribed ? kSpinPollsOversubscribed : kSpinPolls);
+  Stopwatch watch;
+  double next_told_s = options_.slow_wait_s;
   while (num_parts_left_ > 0 || !rings_.is_done()) {
     bool has_moved = false;
     LOCKSTEP_RETURN_IF_ERROR(rings_.progress(on_received, world_rank(), what, &has_moved));
@@ -165,7 +169,10 @@ Status MpiCommunicator::wait_for_all(OnReceived on_received, std::string_view wh
       LOCKSTEP_RETURN_IF_ERROR(progress_mpi(on_received, what, &has_moved));
     }
     PollPolicy::Advice advice = policy.after_poll(has_moved);
-    if (advice.should_look) LOCKSTEP_RETURN_IF_ERROR(reason_to_give_up(what, deadline));
+    if (advice.should_look) {
+      LOCKSTEP_RETURN_IF_ERROR(reason_to_give_up(what, deadline));
+      tell_slow_wait(what, watch.elapsed_s(), deadline, &next_told_s);
+    }
     if (advice.should_yield) sched_yield();
   }
   return Status::ok();
@@ -217,6 +224,15 @@ Status MpiCommunicator::look_for_other_sizes(std::string_view what) const {
                                       " bytes from rank ", part.peer, ", which sent ", num_bytes));
   }
   return Status::ok();
+}
+
+void MpiCommunicator::tell_slow_wait(std::string_view what, double elapsed_s, Deadline deadline,
+                                     double* next_told_s) const {
+  if (elapsed_s < *next_told_s || !options_.on_slow_wait) return;
+  *next_told_s *= 2;
+  options_.on_slow_wait(cat(what, ": waiting for ", ranks_text(peers_waited_for()), " since ",
+                            fixed(elapsed_s, 0), " s; giving up in ",
+                            fixed(deadline.remaining_s(), 0), " s"));
 }
 
 Status MpiCommunicator::reason_to_give_up(std::string_view what, Deadline deadline) const {

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "lockstep/distributed/communicator.h"
@@ -20,7 +21,12 @@ struct MpiCommunicatorOptions {
   size_t max_part_bytes = size_t{1} << 30;
   /// The ranks that are known to be dead; asked while waiting, from the waiting thread. May be
   /// empty.
-  std::function<std::vector<int>()> lost_ranks;
+  std::function<std::vector<int>()> lost_ranks = {};
+  /// Told, with what is waited for and the ranks, when a wait has lasted this long, and each time
+  /// that it has lasted twice as long again: a rank that hangs is named long before the deadline.
+  /// Called from the waiting thread. May be empty.
+  std::function<void(const std::string& text)> on_slow_wait = {};
+  double slow_wait_s = 15;
 };
 
 /// A communicator over all ranks of the MPI job, isolated from other users of MPI.

@@ -101,7 +101,9 @@ Result<World> World::join(int argc, char** argv, const WorldOptions& options) {
       std::unique_ptr<Communicator> communicator,
       make_mpi_communicator({.is_oversubscribed = job.is_oversubscribed,
                              .max_ring_message_bytes = max_ring_message_bytes(job),
-                             .lost_ranks = [lost] { return (*lost)(); }}));
+                             .lost_ranks = [lost] { return (*lost)(); },
+                             .on_slow_wait = [log = options.log.with(job.world_rank, -1)](
+                                                 const std::string& text) { log.warn(text); }}));
   LOCKSTEP_ASSIGN_OR_RETURN(std::vector<std::string> addresses,
                             find_listen_addresses(*communicator, job.num_hosts, deadline));
   auto over_mpi = [&](std::string text) -> Result<std::string> {
