@@ -4,8 +4,8 @@
 # - SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGUSR1 to this script become SIGUSR1 to mpirun, which hands it to every rank:
 #   all ranks save at the same step and leave with 85. mpirun's own answer to SIGTERM leaves two seconds, then kills.
 #   A second signal makes the ranks leave at once, with 138 or 143: that was wanted, so it stays what it is.
-# - A rank that was killed (mpirun: 137 or 143; 138 when the signal came before the program could handle it) is 75,
-#   "a peer failed, try again". Everything else is passed on:
+# - A rank that was killed by a signal (mpirun: 137, 143, 139, 134 ...; 138 when a request to stop came before the
+#   program could handle it) is 75, "a peer failed, try again". Everything else is passed on:
 #   0 done, 64 usage, 65 data, 70 internal, 74 disk, 75 try again, 85 stopped after a checkpoint.
 # - As root, and with more ranks than processors, Open MPI 4 gets the settings that it then wants.
 set -uo pipefail
@@ -56,12 +56,8 @@ wait "$mpirun_pid" 2>/dev/null
 last=$?
 [ "$last" = 127 ] || rc=$last
 
-case $rc in
-  137 | 138 | 143)
-    if [ "$num_forwarded" -lt 2 ]; then
-      echo "mpirun.sh: a rank was killed (mpirun's exit status $rc): 75, try again" >&2
-      rc=75
-    fi
-    ;;
-esac
+if [ "$rc" -gt 128 ] && [ "$num_forwarded" -lt 2 ]; then
+  echo "mpirun.sh: a rank was killed by signal $((rc - 128)): 75, try again" >&2
+  rc=75
+fi
 exit "$rc"

@@ -107,6 +107,28 @@ class BadInput(runs.Case):
         self.refused(0, ("train", recipe, "--set", "train.seed=word"), 64, "train.seed")
         self.refused(2, ("train", recipe, "--sett", "a=b"), 64, "--sett")
 
+    def test_places_that_can_not_be_written(self):
+        recipe = self.recipe(runs.MLP)
+        self.refused(2, ("train", recipe, "--run-dir", "/proc/run"), 74, "/proc/run")
+        for path in (self.path("nowhere", "report.json"), self.folder):
+            run = self.path("run")
+            self.refused(2, ("train", recipe, "--run-dir", run, "--report", path), 74, "--report", path)
+            self.assertFalse(os.path.exists(run), "told before anything was done")
+
+    def test_a_file_size_limit_is_an_error_with_a_path(self):
+        limited = ["sh", "-c", "ulimit -f 16; exec " + shlex.join([runs.LOCKSTEP, "train", self.recipe(runs.MLP),
+                   "--set", "model.hidden=[256,256]", "--run-dir", self.path("run")])]
+        done = subprocess.run(limited, env=runs.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                              timeout=runs.TIMEOUT_S)
+        self.assertEqual(done.returncode, 74, done.stderr[-2000:])
+        self.assertIn(self.path("run", "checkpoints"), done.stderr)
+
+    def test_a_model_that_does_not_fit_is_told_without_a_stack_trace(self):
+        done = self.run_program(2, "train", self.recipe(runs.MLP), "--set", "model.hidden=[100000000000]")
+        self.assertEqual(done.returncode, 70, done.stderr[-2000:])
+        self.assertIn("making the model", done.stderr)
+        self.assertNotIn("frame #", done.stderr)
+
     def test_more_ranks_than_micro_batches(self):
         recipe = self.recipe(runs.MLP)
         self.refused(3, ("train", recipe, "--set", "train.micro_batches_per_step=2"), 64, "3 ranks", "2 leaves")

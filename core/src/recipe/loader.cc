@@ -1,6 +1,7 @@
 #include "lockstep/core/recipe/loader.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <optional>
 
@@ -226,10 +227,11 @@ void Loader::check_across_keys(const Recipe& recipe) {
                          place_of("schedule.warmup_steps"), " = ", schedule.warmup_steps, " and ",
                          place_of("schedule.total_steps"), " = ", schedule.total_steps));
   const std::string& best = recipe.checkpoint().keep_best;
-  const bool has_direction = best.starts_with("min:") || best.starts_with("max:");
-  if (!best.empty() && !(has_direction && best.size() > 4))
+  const std::array<std::string_view, 5> known = {"", "max:accuracy", "min:accuracy", "max:loss",
+                                                 "min:loss"};
+  if (std::find(known.begin(), known.end(), best) == known.end())
     problem(source_, cat(place_of("checkpoint.keep_best"),
-                         " must be empty, or min: or max: and the name of a metric",
+                         " must be empty, or min: or max: and one of the metrics accuracy and loss",
                          " (max:accuracy), found \"", best, "\""));
 }
 

@@ -32,7 +32,8 @@ Result<Outcome> list(const CkptArguments& arguments) {
 }
 
 Result<Outcome> inspect(const CkptArguments& arguments) {
-  LOCKSTEP_ASSIGN_OR_RETURN(Manifest manifest, read_manifest(posix_file_system(), arguments.path, nullptr));
+  LOCKSTEP_ASSIGN_OR_RETURN(Manifest manifest,
+                            read_manifest(posix_file_system(), arguments.path, nullptr));
   return Outcome{arguments.as_json ? inspect_json(manifest) : inspect_text(manifest)};
 }
 

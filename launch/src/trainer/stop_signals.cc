@@ -29,6 +29,8 @@ void install_stop_signals() {
   action.sa_flags = SA_RESTART;
   sigaction(SIGUSR1, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  // A file that has reached its limit is then an error of the write, with a path (74).
+  std::signal(SIGXFSZ, SIG_IGN);
 }
 
 bool stop_was_requested() {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "checkpoint_keeper.h"
+#include "lockstep/core/base/caught.h"
 #include "lockstep/core/base/environment.h"
 #include "lockstep/core/base/file_system.h"
 #include "lockstep/core/base/text.h"
@@ -94,6 +95,7 @@ struct Trainer::Impl {
   Status resolve_recipe();
   Status make_model();
   Status find_resume_path();
+  Status check_report_path();
   Status open_run_dir();
   Result<ResumePoint> resume();
   Result<SaveRecord> save_as_newest(const ResumePoint& start);
@@ -119,7 +121,7 @@ Status Trainer::Impl::make_model() {
   const Recipe& recipe = parts.recipe;
   {
     auto lock = lock_and_seed_generators(*world, static_cast<uint64_t>(recipe.train().seed));
-    auto made = parts.make_model(parts.data.train->spec(), recipe);
+    auto made = caught([&] { return parts.make_model(parts.data.train->spec(), recipe); });
     Status mine = made.is_ok() ? Status::ok() : made.status();
     if (mine.is_ok()) model = std::move(made).value();
     if (lock.owns_lock()) lock.unlock();
@@ -133,6 +135,23 @@ Status Trainer::Impl::make_model() {
   LOCKSTEP_ASSIGN_OR_RETURN(optimizer,
                             ShardedOptimizer::make(*parallel, optimizer_options(recipe)));
   return Status::ok();
+}
+
+// A report that can't be written should not cost a whole run.
+Status Trainer::Impl::check_report_path() {
+  Status mine;
+  if (is_rank_0() && !options.report_path.empty()) {
+    FileSystem& fs = posix_file_system();
+    auto folder = fs.list(path_parent(options.report_path));
+    auto file = fs.stat(options.report_path);
+    if (!folder.is_ok()) {
+      mine = io_error(cat("--report ", options.report_path, ": ", folder.status().message(),
+                          "; make the folder first"));
+    } else if (file.is_ok() && file->type == FileType::kDirectory) {
+      mine = io_error(cat("--report ", options.report_path, ": is a folder; name a file"));
+    }
+  }
+  return vote("--report", mine);
 }
 
 Status Trainer::Impl::find_resume_path() {
@@ -150,6 +169,8 @@ Status Trainer::Impl::open_run_dir() {
   if (options.run_dir.empty()) return Status::ok();
   Status made =
       is_rank_0() ? make_dirs_durable(posix_file_system(), options.run_dir) : Status::ok();
+  // Not found is the system's word for a place where nothing can be made.
+  if (made.code() == StatusCode::kNotFound) made = io_error(made.message());
   LOCKSTEP_RETURN_IF_ERROR(vote("run directory", made));
   LOCKSTEP_ASSIGN_OR_RETURN(checkpoint_plane,
                             world->control_plane().split("checkpoint", start_deadline()));
@@ -223,6 +244,7 @@ Result<Trainer> Trainer::make(World& world, TrainerParts parts, const TrainerOpt
   LOCKSTEP_RETURN_IF_ERROR(
       check_same_on_all_ranks(world.control_plane(), "recipe, options, data and binary",
                               fingerprint(impl->parts.recipe, options), start_deadline()));
+  LOCKSTEP_RETURN_IF_ERROR(impl->check_report_path());
   LOCKSTEP_RETURN_IF_ERROR(impl->find_resume_path());
   // Before the model is made: a run directory that is in use, or a disk that is full, should cost
   // no one a minute.

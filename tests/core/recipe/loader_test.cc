@@ -121,13 +121,17 @@ const Mistake kMistakes[] = {
      "schedule.warmup_steps "
      "(recipe.toml:11) = 5 and schedule.total_steps (recipe.toml:12) = 5"},
     {"[checkpoint]\nkeep_best = \"accuracy\"",
-     "recipe.toml: checkpoint.keep_best (recipe.toml:11) must be empty, or min: or max: and the "
-     "name of a metric "
+     "recipe.toml: checkpoint.keep_best (recipe.toml:11) must be empty, or min: or max: and one "
+     "of the metrics accuracy and loss "
      "(max:accuracy), found \"accuracy\""},
     {"[checkpoint]\nkeep_best = \"max:\"",
-     "recipe.toml: checkpoint.keep_best (recipe.toml:11) must be empty, or min: or max: and the "
-     "name of a metric "
+     "recipe.toml: checkpoint.keep_best (recipe.toml:11) must be empty, or min: or max: and one "
+     "of the metrics accuracy and loss "
      "(max:accuracy), found \"max:\""},
+    {"[checkpoint]\nkeep_best = \"max:perplexity\"",
+     "recipe.toml: checkpoint.keep_best (recipe.toml:11) must be empty, or min: or max: and one "
+     "of the metrics accuracy and loss "
+     "(max:accuracy), found \"max:perplexity\""},
 };
 
 std::ostream& operator<<(std::ostream& out, const Mistake& mistake) {

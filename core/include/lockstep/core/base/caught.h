@@ -4,6 +4,7 @@
 
 #include <exception>
 #include <new>
+#include <string>
 
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/status.h"
@@ -21,7 +22,9 @@ auto caught(Body&& body) -> decltype(body()) {
   } catch (const UsageError& error) {
     return invalid_argument_error(error.what());
   } catch (const std::exception& error) {
-    return internal_error(error.what());
+    // LibTorch's messages go on with a stack trace.
+    std::string text = error.what();
+    return internal_error(text.substr(0, text.find("\nException raised from")));
   } catch (...) {
     return internal_error("an exception that is no std::exception");
   }
