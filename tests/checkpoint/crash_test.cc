@@ -299,9 +299,12 @@ TEST_F(Crash, EachNumberedStepCanBeTheLast) {
                        .is_ok(),
                    Killed);
       EXPECT_TRUE(std::is_sorted(seen[0].begin(), seen[0].end()));
-      if (culprit == 0 && last_step >= 5 && last_step <= 8)
+      if (culprit == 0 && last_step >= 5 && last_step <= 8) {
         EXPECT_EQ(outcomes[1], SaveOutcome::kUnknown);
-      if (culprit == 0 && last_step <= 4) EXPECT_EQ(outcomes[1], SaveOutcome::kFailed);
+      }
+      if (culprit == 0 && last_step <= 4) {
+        EXPECT_EQ(outcomes[1], SaveOutcome::kFailed);
+      }
       copy->crash_losing_all();
       EXPECT_EQ(judge(*copy, before_, after_, last_step == 9), "")
           << "step " << last_step << " of rank " << culprit;

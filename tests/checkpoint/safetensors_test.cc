@@ -111,7 +111,9 @@ TEST(Safetensors, AnyTruncationOrFlippedHeaderBitIsAnErrorOrTheSameHeader) {
       std::string flipped = whole;
       flipped[i] = static_cast<char>(flipped[i] ^ (1 << bit));
       const auto header = read_bytes(flipped);  // must not crash; sanitizers watch
-      if (header.is_ok()) EXPECT_EQ(header->tensors.back().end, 4U);
+      if (header.is_ok()) {
+        EXPECT_EQ(header->tensors.back().end, 4U);
+      }
     }
   }
 }

@@ -11,8 +11,7 @@
 #include "lockstep/core/base/environment.h"
 #include "lockstep/core/base/file_system.h"
 #include "lockstep/core/base/text.h"
-#include "lockstep/core/model/registry.h"
-#include "lockstep/core/recipe/loader.h"
+#include "thread_trainer.h"
 
 namespace lockstep {
 namespace {
@@ -65,35 +64,11 @@ class TrainerRollBack : public ::testing::Test {
   // A start of the run on `num_ranks` ranks; what it came to.
   TrainReport train(int num_ranks, const std::string& run, const TrainerOptions& with,
                     const std::string& override_key) {
-    TrainReport report;
-    Status status = World::run_threads(
-        num_ranks,
-        [&](World& world) -> Status {
-          auto models = std::make_shared<ModelRegistry>(ModelRegistry::with_builtins());
-          RecipeSchema schema;
-          for (const ModelEntry& entry : models->entries())
-            schema.add_model(entry.name, entry.own_keys);
-          schema.add_data("points", {});
-          const std::vector<std::string> overrides = {override_key};
-          LOCKSTEP_ASSIGN_OR_RETURN(Recipe recipe,
-                                    parse_recipe(schema, kRecipe, "recipe.toml", overrides));
-          TrainerParts parts{std::move(recipe), std::move(schema),
-                             DatasetSplits{std::make_unique<Points>(), std::make_unique<Points>()},
-                             [models](const SampleSpec& spec, const Recipe& of) {
-                               return models->make(of.model().name, of.model().own, spec);
-                             }};
-          TrainerOptions options = with;
-          options.run_dir = path_join(run_dir_, run);
-          options.show_progress = false;
-          LOCKSTEP_ASSIGN_OR_RETURN(Trainer trainer,
-                                    Trainer::make(world, std::move(parts), options));
-          LOCKSTEP_ASSIGN_OR_RETURN(TrainReport mine, trainer.run());
-          if (world.world_rank() == 0) report = mine;
-          return Status::ok();
-        },
-        WorldOptions{Log::silent()});
-    EXPECT_TRUE(status.is_ok()) << status.to_string();
-    return report;
+    ThreadRun start{
+        num_ranks, kRecipe,    {override_key}, "points", [] { return std::make_unique<Points>(); },
+        with,      user_state_};
+    start.options.run_dir = path_join(run_dir_, run);
+    return train_on_threads(start);
   }
 
   // Steps in metrics.jsonl, in order.
@@ -118,9 +93,27 @@ class TrainerRollBack : public ::testing::Test {
   }
 
   std::string run_dir_;
+  UserState user_state_;
 };
 
 const std::vector<int64_t> kAllSteps = {1, 2, 3, 4, 5, 6};
+
+TEST_F(TrainerRollBack, UserStateComesBackWithTheModels) {
+  const Scalars saved = {{"lesson", int64_t{7}}, {"note", std::string("half way")}};
+  user_state_.scalars = [&] { return saved; };
+  TrainerOptions stop;
+  stop.stop_after_steps = 2;
+  train(1, "user", stop, "train.on_nonfinite=skip");
+  std::vector<Scalars> restored;
+  user_state_.restore = [&](const Scalars& scalars) {
+    restored.push_back(scalars);
+    return Status::ok();
+  };
+  TrainReport resumed = train(1, "user", {}, "train.on_nonfinite=skip");
+  EXPECT_EQ(resumed.first_step, 2);
+  ASSERT_EQ(restored.size(), 1u);
+  EXPECT_TRUE(restored[0] == saved);
+}
 
 TEST_F(TrainerRollBack, LeavesTheBadStepOutAndRemembersItOverAResume) {
   TrainReport whole = train(1, "whole", {}, "checkpoint.every_steps=1");

@@ -120,7 +120,7 @@ Status MetricsFile::cut_back_and_open(int64_t num_steps) {
   }
   LOCKSTEP_ASSIGN_OR_RETURN(file_, fs_.open_write(path_, OpenMode::kAppend));
   if (keep == 0 && num_steps > 0) {
-    LOCKSTEP_RETURN_IF_ERROR(write_line(one_line({{"event", "begin"}, {"num_steps", num_steps}})));
+    LOCKSTEP_RETURN_IF_ERROR(write_line(one_line(line_of("begin", num_steps))));
     LOCKSTEP_RETURN_IF_ERROR(flush());
   }
   LOCKSTEP_RETURN_IF_ERROR(file_->sync());

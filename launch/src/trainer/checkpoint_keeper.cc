@@ -1,11 +1,13 @@
 #include "checkpoint_keeper.h"
 
+#include "lockstep/core/base/caught.h"
 #include "lockstep/core/base/text.h"
 
 namespace lockstep {
 namespace {
 
 constexpr const char* kSkippedSteps = "train.skipped_steps";
+constexpr std::string_view kUserPrefix = "user.";
 constexpr double kDigestTimeoutS = 600;
 constexpr double kFenceTimeoutS = 60;
 
@@ -56,6 +58,8 @@ CheckpointKeeper::CheckpointKeeper(DataParallel& parallel, ShardedOptimizer& opt
 Scalars CheckpointKeeper::scalars(const std::vector<int64_t>& skipped_steps) const {
   Scalars scalars = optimizer_.scalars();
   scalars[kSkippedSteps] = steps_text(skipped_steps);
+  if (!user_state_.scalars) return scalars;
+  for (const auto& [name, value] : user_state_.scalars()) scalars[cat(kUserPrefix, name)] = value;
   return scalars;
 }
 
@@ -130,7 +134,19 @@ Result<ResumePoint> CheckpointKeeper::adopt(const Restored& restored) {
   point.path = restored.path;
   LOCKSTEP_ASSIGN_OR_RETURN(point.skipped_steps, parse_steps(restored.scalars));
   LOCKSTEP_RETURN_IF_ERROR(parallel_.publish_restored_state());
+  LOCKSTEP_RETURN_IF_ERROR(adopt_user_state(restored.scalars));
   return point;
+}
+
+Status CheckpointKeeper::adopt_user_state(const Scalars& scalars) {
+  if (!user_state_.restore) return Status::ok();
+  Scalars of_user;
+  for (const auto& [name, value] : scalars) {
+    if (name.starts_with(kUserPrefix)) of_user[name.substr(kUserPrefix.size())] = value;
+  }
+  Status mine = caught([&] { return user_state_.restore(of_user); });
+  return parallel_.world().control_plane().vote("user state of the checkpoint", mine,
+                                                Deadline::after_s(kFenceTimeoutS));
 }
 
 Result<std::optional<ResumePoint>> CheckpointKeeper::resume(const TrainerOptions& options) {
@@ -157,6 +173,8 @@ Result<int64_t> CheckpointKeeper::roll_back() {
     return invalid_argument_error(
         "train.on_nonfinite = \"rollback\" needs a run directory to roll back to");
   }
+  // Its checkpoints, and the metrics that a roll back cuts, would be those of the newer attempt.
+  LOCKSTEP_RETURN_IF_ERROR(check_not_taken_over());
   RestoreRequest request;
   request.schema = &schema_;
   request.into = &owned_;

@@ -41,6 +41,8 @@ class CheckpointKeeper final : public StateKeeper {
     before_commit_ = std::move(before_commit);
   }
 
+  void set_user_state(UserState user_state) { user_state_ = std::move(user_state); }
+
   /// At the start of a run. Nothing when there is nothing to resume from. Collective; errors as
   /// Checkpointer::restore.
   Result<std::optional<ResumePoint>> resume(const TrainerOptions& options);
@@ -53,6 +55,7 @@ class CheckpointKeeper final : public StateKeeper {
  private:
   /// Makes what was restored the live state of all ranks.
   Result<ResumePoint> adopt(const Restored& restored);
+  Status adopt_user_state(const Scalars& scalars);
   Status check_not_taken_over();
   Scalars scalars(const std::vector<int64_t>& skipped_steps) const;
 
@@ -68,6 +71,7 @@ class CheckpointKeeper final : public StateKeeper {
   OwnedState owned_;
   uint64_t staging_bytes_ = 0;
   std::function<Status()> before_commit_;
+  UserState user_state_;
 };
 
 }  // namespace lockstep

@@ -122,7 +122,8 @@ Status Trainer::Impl::make_model() {
   {
     auto lock = lock_and_seed_generators(*world, static_cast<uint64_t>(recipe.train().seed));
     auto made = caught([&] { return parts.make_model(parts.data.train->spec(), recipe); });
-    Status mine = made.is_ok() ? Status::ok() : made.status();
+    Status mine =
+        made.is_ok() ? Status::ok() : made.status().with_context("making the model of the recipe");
     if (mine.is_ok()) model = std::move(made).value();
     if (lock.owns_lock()) lock.unlock();
     LOCKSTEP_RETURN_IF_ERROR(vote("making the model", mine));
@@ -257,6 +258,7 @@ Result<Trainer> Trainer::make(World& world, TrainerParts parts, const TrainerOpt
       *impl->parallel, *impl->optimizer, impl->checkpointer ? &*impl->checkpointer : nullptr,
       options.run_dir, impl->log, impl->parts.recipe, impl->parts.schema,
       impl->sampler->steps_per_epoch());
+  impl->keeper->set_user_state(impl->parts.user_state);
   TrainingParts training{impl->model.get(),
                          &*impl->parallel,
                          &*impl->optimizer,

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "lockstep/core/base/caught.h"
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/text.h"
 #include "lockstep/core/data/evaluation.h"
@@ -58,14 +59,14 @@ Status TrainingEngine::work_micro_batches(int64_t step) {
   for (MicroBatch micro_batch : parts_.parallel->micro_batches(step)) {
     auto batch = loader_->get({step, micro_batch.index});
     if (!batch.is_ok()) return batch.status();
-    try {
+    Status done = caught([&] {
       parts_.parallel->backward(micro_batch, parts_.model->loss(*batch),
                                 static_cast<double>(batch->num_samples));
-    } catch (const UsageError&) {
-      throw;
-    } catch (const std::exception& error) {
-      return internal_error(cat("step ", step, ", micro-batch ", micro_batch.index,
-                                ": forward or backward failed: ", error.what()));
+      return Status::ok();
+    });
+    if (!done.is_ok()) {
+      return done.with_context(
+          cat("step ", step, ", micro-batch ", micro_batch.index, ": forward or backward failed"));
     }
   }
   return Status::ok();
@@ -137,11 +138,11 @@ Result<std::vector<EvalCounts>> TrainingEngine::evaluate_own_batches(int64_t bat
                               test.batch(evaluation_batch(test.num_samples(), batch_size, i)));
     if (parts_.is_channels_last)
       batch.inputs = to_memory_format(batch.inputs, at::MemoryFormat::ChannelsLast);
-    try {
+    Status done = caught([&] {
       counts.push_back(parts_.model->evaluate(batch));
-    } catch (const std::exception& error) {
-      return internal_error(cat("evaluation batch ", i, " failed: ", error.what()));
-    }
+      return Status::ok();
+    });
+    if (!done.is_ok()) return done.with_context(cat("evaluation batch ", i));
   }
   return counts;
 }

@@ -3,7 +3,8 @@
 // Covers: buffer_store.cc, random.cc
 
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/nn/functional/loss.h>
+#include <torch/types.h>
 
 #include <set>
 

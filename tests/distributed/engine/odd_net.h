@@ -2,8 +2,10 @@
 // OddNet: a small module with everything that makes data parallelism hard: tied weights, a frozen
 // layer, BatchNorm, dropout, an F64 head, and a parameter that only some micro-batches use.
 
-#include <torch/nn/functional.h>
-#include <torch/nn/modules.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/dropout.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/types.h>
 
 namespace lockstep {
 

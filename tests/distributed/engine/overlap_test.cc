@@ -2,7 +2,7 @@
 // exchanged does not change a bit. Every rank runs every test.
 // Covers: comm_worker.cc
 #include <gtest/gtest.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <chrono>
 #include <thread>

@@ -3,7 +3,8 @@
 // layer. Something can be made to happen when backward reaches the first layer: after every other
 // layer has its gradient.
 
-#include <torch/nn/modules.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/types.h>
 
 #include <functional>
 #include <vector>

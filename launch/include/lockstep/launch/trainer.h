@@ -71,6 +71,16 @@ struct TrainReport {
   std::string to_json() const;
 };
 
+/// Numbers and texts of the caller's that travel in checkpoints beside the model's state, e.g. the
+/// position in a curriculum. (Tensors travel as buffers or as parameters without a gradient of the
+/// module.) Both functions are called on every rank; what they see must be the same on all.
+struct UserState {
+  std::function<Scalars()> scalars = {};  ///< at each save and at the report; may be empty
+  /// After a restore or a roll back, with what `scalars` returned at the save. Its error ends the
+  /// run on all ranks. May be empty.
+  std::function<Status(const Scalars&)> restore = {};
+};
+
 /// What a run is made of.
 struct TrainerParts {
   Recipe recipe;        ///< [model] and [data] mean what the caller says they mean
@@ -80,6 +90,7 @@ struct TrainerParts {
   /// everyone's.
   std::function<Result<std::unique_ptr<TrainableModel>>(const SampleSpec&, const Recipe&)>
       make_model;
+  UserState user_state = {};
 };
 
 class Trainer {

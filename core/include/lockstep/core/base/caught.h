@@ -24,7 +24,8 @@ auto caught(Body&& body) -> decltype(body()) {
   } catch (const std::exception& error) {
     // LibTorch's messages go on with a stack trace.
     std::string text = error.what();
-    return internal_error(text.substr(0, text.find("\nException raised from")));
+    text = text.substr(0, text.find("\nException raised from"));
+    return internal_error(text.substr(0, text.find("\nframe #")));
   } catch (...) {
     return internal_error("an exception that is no std::exception");
   }

@@ -2,7 +2,8 @@
 // MetricsFile: metrics.jsonl in the run directory, one JSON object a line: steps, evaluations,
 // saves, roll backs. No step stands in it twice and none is lost: it is synced before each save,
 // and cut back to the restored step on resume. Each line has "event" and "num_steps" (steps done
-// when it was written); numbers that are not finite are null. Thread-safety: one thread, on one
+// when it was written) and "unix_s" (wall clock); numbers that are not finite are null. A file that
+// does not start at step 0 says so in its first line ("begin"). Thread-safety: one thread, on one
 // rank.
 
 #include <memory>
@@ -18,7 +19,7 @@ class MetricsFile final : public StepObserver {
   /// Opens or creates the file and cuts off every line that belongs to a step after `num_steps`,
   /// and what a crash has torn. Lifetime: `fs` must outlive it. Errors: those of the file system;
   /// kCorruption, with the file untouched, for a line that is not one of ours or is damaged before
-  /// `num_steps`.
+  /// `num_steps`, or when steps before `num_steps` are missing.
   static Result<std::unique_ptr<MetricsFile>> open(FileSystem& fs, const std::string& path,
                                                    int64_t num_steps);
 
