@@ -334,7 +334,9 @@ class WrongProtocol : public Crash {
         path_join("/run/checkpoints", doomed_folder({{name.generation - 1, 1}, 1}));
     const auto saved = save_state(fs, 1, state, name.step, [&](CheckpointerOptions& options) {
       options.on_save_step = [&](int step, int) {
-        if (step == 1) EXPECT_TRUE(fs.make_dir(doomed).is_ok());
+        if (step == 1) {
+          EXPECT_TRUE(fs.make_dir(doomed).is_ok());
+        }
       };
     });
     EXPECT_EQ(saved->generation, name.generation);
@@ -377,20 +379,28 @@ class WrongProtocol : public Crash {
       const std::string target = path_join(root, generation_folder(how.name));
       const std::string old = path_join(root, generation_folder(how.old));
       const std::string partial = path_join(root, partial_folder({how.name, 1}));
-      if (!how.delete_old_last) EXPECT_TRUE(remove_tree(fs, old).is_ok());
+      if (!how.delete_old_last) {
+        EXPECT_TRUE(remove_tree(fs, old).is_ok());
+      }
       const Status made = fs.make_dir(partial);
       EXPECT_TRUE(made.is_ok() || !how.fresh_partial);
       if (how.data_before_commit) write_shards(fs, partial, files, how);
       write(fs, partial, std::string(kManifestFile), files.at(std::string(kManifestFile)), how);
-      if (how.sync_partial) EXPECT_TRUE(fs.sync_dir(partial).is_ok());
+      if (how.sync_partial) {
+        EXPECT_TRUE(fs.sync_dir(partial).is_ok());
+      }
       EXPECT_TRUE(fs.rename(partial, target).is_ok());
       if (!how.data_before_commit) {
         write_shards(fs, target, files, how);
         EXPECT_TRUE(fs.sync_dir(target).is_ok());
       }
-      if (how.sync_parent) EXPECT_TRUE(fs.sync_dir(root).is_ok());
+      if (how.sync_parent) {
+        EXPECT_TRUE(fs.sync_dir(root).is_ok());
+      }
       *acknowledged = true;
-      if (how.delete_old_last) EXPECT_TRUE(remove_tree(fs, old).is_ok());
+      if (how.delete_old_last) {
+        EXPECT_TRUE(remove_tree(fs, old).is_ok());
+      }
     };
   }
 
@@ -471,7 +481,9 @@ TEST_F(WrongProtocol, AnUnsyncedChainOfFoldersFails) {
     const Protocol first_save = [&, save = naive({})](FileSystem& fs, bool* acknowledged) {
       for (const char* folder : {"/run", "/run/checkpoints"}) {
         EXPECT_TRUE(fs.make_dir(folder).is_ok());
-        if (sync_chain) EXPECT_TRUE(fs.sync_dir(path_parent(folder)).is_ok());
+        if (sync_chain) {
+          EXPECT_TRUE(fs.sync_dir(path_parent(folder)).is_ok());
+        }
       }
       save(fs, acknowledged);
     };

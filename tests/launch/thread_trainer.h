@@ -21,8 +21,8 @@ struct ThreadRun {
   std::vector<std::string> overrides;
   std::string data_name;
   std::function<std::unique_ptr<Dataset>()> make_data;  ///< also the test part
-  TrainerOptions options;
-  UserState user_state;
+  TrainerOptions options = {};
+  UserState user_state = {};
 };
 
 /// Rank 0's report.
