@@ -10,6 +10,7 @@
 
 #include "lockstep/core/base/environment.h"
 #include "lockstep/core/base/process.h"
+#include "lockstep/core/base/wait.h"
 
 namespace lockstep {
 
@@ -43,6 +44,12 @@ Deadline Deadline::after_s(double seconds) {
   deadline.length_s_ = seconds;
   deadline.at_ns_ = monotonic_ns() + static_cast<int64_t>(std::clamp(seconds, 0.0, 4e9) * 1e9);
   return deadline;
+}
+
+void wait_at_most(std::condition_variable& changed, std::unique_lock<std::mutex>& lock,
+                  double seconds) {
+  // No longer than what the clock can hold once it is added.
+  changed.wait_for(lock, std::chrono::duration<double>(std::clamp(seconds, 0.0, 3600.0)));
 }
 
 double process_age_s() {

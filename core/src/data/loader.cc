@@ -1,7 +1,5 @@
 #include "lockstep/core/data/loader.h"
 
-#include <algorithm>
-#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -12,6 +10,7 @@
 #include "lockstep/core/base/caught.h"
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/text.h"
+#include "lockstep/core/base/wait.h"
 
 namespace lockstep {
 
@@ -138,8 +137,7 @@ Result<Batch> BatchLoader::get(MicroBatchId id) {
                                ": no batch within ", deadline.length_s(), " s from the data set ",
                                impl.dataset.identity()));
     }
-    impl.changed.wait_for(lock,
-                          std::chrono::duration<double>(std::min(deadline.remaining_s(), 60.0)));
+    wait_at_most(impl.changed, lock, deadline.remaining_s());
   }
   if (impl.is_stopping) return aborted_error("the loader was stopped");
   Impl::Made made = std::move(impl.ready.front());

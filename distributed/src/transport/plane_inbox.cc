@@ -1,19 +1,11 @@
 #include "plane_inbox.h"
 
 #include <algorithm>
-#include <chrono>
 
+#include "lockstep/core/base/wait.h"
 #include "rank_names.h"
 
 namespace lockstep {
-namespace {
-
-void wait_until(std::condition_variable& changed, std::unique_lock<std::mutex>& lock,
-                double seconds) {
-  changed.wait_for(lock, std::chrono::duration<double>(std::clamp(seconds, 0.0, 3600.0)));
-}
-
-}  // namespace
 
 void PlaneInbox::set_ready() {
   std::lock_guard lock(mutex_);
@@ -59,7 +51,7 @@ void PlaneInbox::fail(Status status) {
 bool PlaneInbox::wait_for_flag(const bool& flag, Deadline deadline) {
   Lock lock(mutex_);
   while (!flag && failure_.is_ok() && !deadline.has_passed()) {
-    wait_until(changed_, lock, deadline.remaining_s());
+    wait_at_most(changed_, lock, deadline.remaining_s());
   }
   return flag;
 }
@@ -85,7 +77,7 @@ Result<std::vector<std::string>> PlaneInbox::wait_for(uint64_t round,
       has_asked = true;
       ask();
     }
-    wait_until(changed_, lock, has_asked ? remaining_s : remaining_s - ask_at_remaining_s);
+    wait_at_most(changed_, lock, has_asked ? remaining_s : remaining_s - ask_at_remaining_s);
   }
   LOCKSTEP_RETURN_IF_ERROR(result_->status);
   return std::move(result_->messages);

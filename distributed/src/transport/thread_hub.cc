@@ -1,10 +1,10 @@
 #include "thread_hub.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <span>
 
+#include "lockstep/core/base/wait.h"
 #include "rank_names.h"
 
 namespace lockstep {
@@ -23,8 +23,7 @@ std::deque<ThreadHub::Message*>& ThreadHub::mailbox(int from, int to) {
 }
 
 void ThreadHub::wait(Lock& lock, int rank, Deadline deadline) {
-  changed_[static_cast<size_t>(rank)].wait_for(
-      lock, std::chrono::duration<double>(std::min(deadline.remaining_s(), 3600.0)));
+  wait_at_most(changed_[static_cast<size_t>(rank)], lock, deadline.remaining_s());
 }
 
 std::vector<int> ThreadHub::left_of(const std::vector<int>& ranks) const {
