@@ -137,6 +137,10 @@ Result<SaveReport> Checkpointer::save(const SaveRequest& request) {
   return protocol.report();
 }
 
+Status Checkpointer::check_not_fenced() const {
+  return impl_->attempt ? impl_->attempt->check_not_fenced() : Status::ok();
+}
+
 Status Checkpointer::close() {
   return impl_->attempt ? impl_->attempt->end() : Status::ok();
 }

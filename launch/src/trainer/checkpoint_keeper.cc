@@ -41,13 +41,11 @@ Result<std::vector<int64_t>> parse_steps(const Scalars& scalars) {
 }  // namespace
 
 CheckpointKeeper::CheckpointKeeper(DataParallel& parallel, ShardedOptimizer& optimizer,
-                                   Checkpointer* checkpointer, std::string run_dir, const Log& log,
-                                   const Recipe& recipe, const RecipeSchema& recipe_schema,
-                                   int64_t steps_per_epoch)
+                                   Checkpointer* checkpointer, const Log& log, const Recipe& recipe,
+                                   const RecipeSchema& recipe_schema, int64_t steps_per_epoch)
     : parallel_(parallel),
       optimizer_(optimizer),
       checkpointer_(checkpointer),
-      run_dir_(std::move(run_dir)),
       log_(log),
       recipe_(recipe),
       schema_of_recipe_(recipe_schema),
@@ -112,19 +110,13 @@ Result<SaveRecord> CheckpointKeeper::save(int64_t num_steps,
 // The folder of a save may have been taken away by a newer attempt; that looks like any other
 // error.
 Status CheckpointKeeper::check_not_taken_over() {
-  World& world = parallel_.world();
-  Status mine;
-  if (world.world_rank() == 0) {
-    auto newest = newest_attempt(posix_file_system(), RunPaths{run_dir_});
-    if (!newest.is_ok()) {
-      log_.warn(cat("can't tell whether a newer attempt took over: ", newest.status().to_string()));
-    } else if (*newest > checkpointer_->attempt()) {
-      mine = aborted_error(cat("attempt ", *newest, " of ", run_dir_,
-                               " has taken over; this is attempt ", checkpointer_->attempt()));
-    }
+  Status mine = checkpointer_->check_not_fenced();
+  if (!mine.is_ok() && mine.code() != StatusCode::kAborted) {
+    log_.warn(cat("can't tell whether a newer attempt took over: ", mine.to_string()));
+    mine = Status::ok();
   }
-  return world.control_plane().vote("is this still the newest attempt", mine,
-                                    Deadline::after_s(kFenceTimeoutS));
+  return parallel_.world().control_plane().vote("is this still the newest attempt", mine,
+                                                Deadline::after_s(kFenceTimeoutS));
 }
 
 Result<ResumePoint> CheckpointKeeper::adopt(const Restored& restored) {

@@ -26,11 +26,10 @@ struct ResumePoint {
 
 class CheckpointKeeper final : public StateKeeper {
  public:
-  /// `checkpointer` may be null: nothing is saved then. `run_dir` is its folder. All must outlive
-  /// the keeper.
+  /// `checkpointer` may be null: nothing is saved then. All must outlive the keeper.
   CheckpointKeeper(DataParallel& parallel, ShardedOptimizer& optimizer, Checkpointer* checkpointer,
-                   std::string run_dir, const Log& log, const Recipe& recipe,
-                   const RecipeSchema& recipe_schema, int64_t steps_per_epoch);
+                   const Log& log, const Recipe& recipe, const RecipeSchema& recipe_schema,
+                   int64_t steps_per_epoch);
 
   Result<SaveRecord> save(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
                           const std::vector<int64_t>& skipped_steps) override;
@@ -62,7 +61,6 @@ class CheckpointKeeper final : public StateKeeper {
   DataParallel& parallel_;
   ShardedOptimizer& optimizer_;
   Checkpointer* checkpointer_;
-  std::string run_dir_;
   Log log_;
   const Recipe& recipe_;
   const RecipeSchema& schema_of_recipe_;

@@ -87,7 +87,6 @@ struct Trainer::Impl {
   double seconds_to_first_step = 0;
   ResumeSource resume_source = ResumeSource::kThisRun;  // rank 0
 
-  bool resumes_from_path() const { return options.resume != "auto" && options.resume != "never"; }
   bool is_rank_0() const { return world->world_rank() == 0; }
   Status vote(std::string_view what, const Status& mine) {
     return world->control_plane().vote(what, mine, start_deadline());
@@ -156,7 +155,7 @@ Status Trainer::Impl::check_report_path() {
 }
 
 Status Trainer::Impl::find_resume_path() {
-  if (!resumes_from_path()) return Status::ok();
+  if (!resumes_from_path(options)) return Status::ok();
   Status mine;
   if (is_rank_0()) {
     auto source = find_resume_source(posix_file_system(), options.run_dir, options.resume);
@@ -256,8 +255,7 @@ Result<Trainer> Trainer::make(World& world, TrainerParts parts, const TrainerOpt
   release_freed_memory();
   impl->keeper = std::make_unique<CheckpointKeeper>(
       *impl->parallel, *impl->optimizer, impl->checkpointer ? &*impl->checkpointer : nullptr,
-      options.run_dir, impl->log, impl->parts.recipe, impl->parts.schema,
-      impl->sampler->steps_per_epoch());
+      impl->log, impl->parts.recipe, impl->parts.schema, impl->sampler->steps_per_epoch());
   impl->keeper->set_user_state(impl->parts.user_state);
   TrainingParts training{impl->model.get(),
                          &*impl->parallel,
@@ -290,7 +288,7 @@ Result<TrainReport> Trainer::run() {
             loop.end_step, "; raise train.steps or train.epochs, or take an older checkpoint"));
   }
   std::optional<SaveRecord> saved;
-  if (impl.resumes_from_path()) {
+  if (resumes_from_path(impl.options)) {
     LOCKSTEP_ASSIGN_OR_RETURN(saved, impl.save_as_newest(start));
   }
   LOCKSTEP_RETURN_IF_ERROR(impl.open_run_files(start.num_steps));

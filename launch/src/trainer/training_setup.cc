@@ -70,6 +70,10 @@ StepLoopOptions loop_options(const Recipe& recipe, int64_t steps_per_epoch) {
   return options;
 }
 
+bool resumes_from_path(const TrainerOptions& options) {
+  return options.resume != "auto" && options.resume != "never";
+}
+
 Status check_options(const TrainerOptions& options) {
   if (options.overwrite && options.resume != "never") {
     return invalid_argument_error(
@@ -79,7 +83,7 @@ Status check_options(const TrainerOptions& options) {
   }
   if (!options.run_dir.empty()) return Status::ok();
   std::string useless;
-  if (options.resume != "auto" && options.resume != "never") useless = "--resume PATH";
+  if (resumes_from_path(options)) useless = "--resume PATH";
   if (options.overwrite) useless = "--overwrite";
   if (options.take_over) useless = "--take-over";
   if (!options.allow_recipe_change.empty()) useless = "--allow-recipe-change";

@@ -21,6 +21,8 @@ ShardedOptimizerOptions optimizer_options(const Recipe& recipe);
 /// Retention and build identity; the caller adds where and with whom.
 CheckpointerOptions checkpointer_options(const Recipe& recipe);
 StepLoopOptions loop_options(const Recipe& recipe, int64_t steps_per_epoch);
+/// Whether --resume names a checkpoint, and not "auto" or "never".
+bool resumes_from_path(const TrainerOptions& options);
 /// Errors: kInvalidArgument for options that contradict each other or would do nothing.
 Status check_options(const TrainerOptions& options);
 /// What must be equal on all ranks before a run: every key of the recipe but data.path, the options

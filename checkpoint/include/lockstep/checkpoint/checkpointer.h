@@ -149,6 +149,9 @@ class Checkpointer {
   Result<SaveReport> save(const SaveRequest& request);
   SaveOutcome last_outcome() const;
 
+  /// Attempt::check_not_fenced() on rank 0, which alone holds the attempt; OK on the others.
+  /// Errors: kAborted when a newer attempt has begun; kIoError when that can't be told.
+  Status check_not_fenced() const;
   /// Marks the attempt as over. Not collective; the destructor only stops the heartbeat.
   /// Errors: kIoError: the next start then has to find out by itself.
   Status close();
