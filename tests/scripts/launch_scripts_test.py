@@ -20,13 +20,15 @@ CHAIN = ROOT / "launch/slurm/chain.sh"
 # A rank: tells that it is ready, then does what its first argument says.
 RANK = r"""#!/usr/bin/env bash
 [ "$1" = train ] && shift
-signals=0
+told=
 on_usr1() {
-  signals=$((signals + 1))
-  touch "$DIR/signalled.$signals.${OMPI_COMM_WORLD_RANK:-0}"
-  [ "$MODE" = save-slowly ] && [ $signals = 1 ] && return
-  [ $signals = 1 ] && exit 85
-  exit "${SECOND:-1}"
+  if [ "$MODE" = save-slowly ] && [ ! -e "$DIR/second" ]; then
+    told=1
+    touch "$DIR/told.${OMPI_COMM_WORLD_RANK:-0}"
+    return
+  fi
+  touch "$DIR/leaves.${OMPI_COMM_WORLD_RANK:-0}"
+  exit "${LEAVES_WITH:-85}"
 }
 trap on_usr1 USR1
 touch "$DIR/ready.${OMPI_COMM_WORLD_RANK:-0}"
@@ -34,9 +36,9 @@ case $1 in
   exit) exit "$2" ;;
   die) [ "${OMPI_COMM_WORLD_RANK:-0}" = 1 ] && kill -KILL $$ ;;
 esac
-for _ in $(seq 200); do
+for _ in $(seq 800); do
   sleep 0.05
-  [ $signals = 0 ] || touch "$DIR/went-on.${OMPI_COMM_WORLD_RANK:-0}"
+  [ -z "$told" ] || touch "$DIR/went-on.${OMPI_COMM_WORLD_RANK:-0}"
 done
 exit 0
 """
@@ -73,16 +75,26 @@ class Scripts(unittest.TestCase):
             time.sleep(0.02)
 
     def signal_until(self, name, process, number):
-        """Sends a signal, again after three seconds: mpirun may drop one while it still counts its ranks in, and bash
-        forgets one that comes while it handles another. `name` is the first thing that the signal does, so that one
-        which is only slow is not sent twice."""
-        process.send_signal(number)
-        sent = time.monotonic()
-        while not (self.dir / name).exists() and time.monotonic() < sent + 3:
-            time.sleep(0.02)
-        if not (self.dir / name).exists():
+        """Sends a signal until it has made the file `name`: mpirun may drop one while it still counts its ranks in, and
+        bash forgets one that comes while it handles another. A rank takes any number of signals as the first one
+        before the file "second" is there, and leaves at any one after."""
+        give_up = time.monotonic() + 30
+        while not (self.dir / name).exists():
+            self.assertLess(time.monotonic(), give_up, f"no signal made {name}")
             process.send_signal(number)
-        self.wait_for(name)
+            self.sleep_until(name, 2)
+
+    def sleep_until(self, name, seconds):
+        give_up = time.monotonic() + seconds
+        while not (self.dir / name).exists() and time.monotonic() < give_up:
+            time.sleep(0.02)
+
+    def tell_twice(self, job):
+        self.wait_for("ready.0")
+        self.signal_until("told.0", job, signal.SIGTERM)
+        self.wait_for("went-on.0")
+        (self.dir / "second").touch()
+        self.signal_until("leaves.0", job, signal.SIGTERM)
 
     def finish(self, process):
         output, _ = process.communicate(timeout=30)
@@ -108,28 +120,23 @@ class MpirunWrapper(Scripts):
                 old.unlink()
             job = self.ranks(2, "wait")
             self.wait_for("ready.0", "ready.1")
-            job.send_signal(number)
+            self.signal_until("leaves.0", job, number)
             code, output = self.finish(job)
             self.assertEqual(code, 85, f"{number}: {output}")
-            self.assertTrue((self.dir / "signalled.1.0").exists() and (self.dir / "signalled.1.1").exists())
+            self.assertTrue((self.dir / "leaves.1").exists())
 
     def test_a_second_signal_reaches_the_ranks_too(self):
-        job = self.ranks(2, "wait", MODE="save-slowly")
-        self.wait_for("ready.0", "ready.1")
-        self.signal_until("signalled.1.0", job, signal.SIGTERM)
-        self.wait_for("went-on.0")
-        self.signal_until("signalled.2.0", job, signal.SIGTERM)
+        job = self.ranks(2, "wait", MODE="save-slowly", LEAVES_WITH="1")
+        self.wait_for("ready.1")
+        self.tell_twice(job)
         self.assertEqual(self.finish(job)[0], 1)
 
     def test_ranks_that_were_told_twice_to_leave_are_not_75(self):
         for code in (138, 143):
-            for old in self.dir.glob("*.[0-9]"):
+            for old in [*self.dir.glob("*.[0-9]"), *self.dir.glob("second")]:
                 old.unlink()
-            job = self.ranks(1, "wait", MODE="save-slowly", SECOND=str(code))
-            self.wait_for("ready.0")
-            self.signal_until("signalled.1.0", job, signal.SIGTERM)
-            self.wait_for("went-on.0")
-            self.signal_until("signalled.2.0", job, signal.SIGTERM)
+            job = self.ranks(1, "wait", MODE="save-slowly", LEAVES_WITH=str(code))
+            self.tell_twice(job)
             self.assertEqual(self.finish(job)[0], code)
 
     def test_a_signal_before_mpirun_runs_is_not_lost(self):
@@ -171,11 +178,12 @@ class SlurmTemplate(Scripts):
 
     def test_the_end_of_the_time_slice_is_a_checkpoint_and_a_requeue(self):
         for number in (signal.SIGUSR1, signal.SIGTERM):
-            (self.dir / "ready.0").unlink(missing_ok=True)
+            for old in self.dir.glob("*.[0-9]"):
+                old.unlink()
             (self.dir / "scontrol.args").unlink(missing_ok=True)
             job = self.job("wait")
             self.wait_for("ready.0")
-            job.send_signal(number)
+            self.signal_until("leaves.0", job, number)
             self.assertEqual(self.finish(job)[0], 85)
             self.assertEqual(self.requeues(), ["requeue 42"])
 
@@ -193,10 +201,8 @@ class SlurmTemplate(Scripts):
         self.assertFalse((self.dir / "a run/failures").exists())
 
     def test_ranks_that_were_told_twice_to_leave_are_not_requeued(self):
-        job = self.job("wait", MODE="save-slowly", SECOND="138")
-        self.wait_for("ready.0")
-        self.signal_until("went-on.0", job, signal.SIGUSR1)
-        self.signal_until("signalled.2.0", job, signal.SIGUSR1)
+        job = self.job("wait", MODE="save-slowly", LEAVES_WITH="138")
+        self.tell_twice(job)
         self.assertEqual(self.finish(job)[0], 138)
         self.assertEqual(self.requeues(), [])
 
