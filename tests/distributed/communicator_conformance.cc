@@ -6,6 +6,7 @@
 #include <numeric>
 #include <thread>
 
+#include "distributed/test_settings.h"
 #include "lockstep/core/base/check.h"
 
 namespace lockstep::testing {
@@ -13,10 +14,6 @@ namespace {
 
 using ::testing::HasSubstr;
 using Bytes = std::vector<std::byte>;
-
-Deadline soon() {
-  return Deadline::after_s(30);
-}
 
 /// What `from` sends to `to` as its `index`-th message.
 Bytes message(int from, int to, int index, size_t size) {

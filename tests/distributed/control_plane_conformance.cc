@@ -4,6 +4,7 @@
 
 #include <thread>
 
+#include "distributed/test_settings.h"
 #include "lockstep/core/base/check.h"
 
 namespace lockstep::testing {
@@ -13,10 +14,6 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-Deadline soon() {
-  return Deadline::after_s(30);
-}
-
 std::string message_of(int rank, int round) {
   std::string text = cat("rank ", rank, " round ", round, " ");
   text.append(static_cast<size_t>(rank * 1000 + round * 10), static_cast<char>('a' + round));
@@ -24,7 +21,7 @@ std::string message_of(int rank, int round) {
   return text;
 }
 
-void gathers(ControlPlane& plane) {
+void gathers_in_rank_order(ControlPlane& plane) {
   for (int round = 0; round < 10; ++round) {
     auto messages =
         plane.all_gather(cat("round ", round), message_of(plane.world_rank(), round), soon());
@@ -50,7 +47,7 @@ void refuses_a_message_that_is_too_long(ControlPlane& plane) {
   EXPECT_THROW(plane.all_gather("too long", too_long, soon()).status().ignore(), UsageError);
 }
 
-void broadcasts(ControlPlane& plane) {
+void broadcasts_from_rank_0(ControlPlane& plane) {
   auto text = plane.broadcast("text", cat("from ", plane.world_rank()), soon());
   ASSERT_TRUE(text.is_ok()) << text.status().to_string();
   EXPECT_EQ(*text, "from 0");
@@ -145,10 +142,10 @@ void refuses_another_what(ControlPlane& plane) {
 }  // namespace
 
 std::vector<ControlPlaneCase> control_plane_cases() {
-  return {{"GathersInRankOrder", 1, gathers},
+  return {{"GathersInRankOrder", 1, gathers_in_rank_order},
           {"GathersALargeMessage", 1, gathers_a_large_message},
           {"RefusesAMessageThatIsTooLong", 1, refuses_a_message_that_is_too_long},
-          {"BroadcastsFromRank0", 1, broadcasts},
+          {"BroadcastsFromRank0", 1, broadcasts_from_rank_0},
           {"VotesAsOne", 1, votes},
           {"SplitsIntoIndependentPlanes", 1, splits},
           {"LosesNobody", 1, nobody_is_lost}};

@@ -11,6 +11,7 @@
 #include "distributed/communicator_conformance.h"
 #include "distributed/control_plane_conformance.h"
 #include "distributed/mpi_test_world.h"
+#include "distributed/test_settings.h"
 #include "lockstep/core/flat/tree.h"
 #include "lockstep/distributed/bucketer.h"
 #include "lockstep/distributed/tree_reducer.h"
@@ -38,9 +39,7 @@ using testing::mpi_world;
 
 constexpr size_t kAllSizes = std::numeric_limits<size_t>::max();
 
-Deadline soon() {
-  return Deadline::after_s(30);
-}
+using lockstep::testing::soon;
 
 std::string case_name(const auto& info) {
   return info.param.name;

@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "distributed/test_settings.h"
 #include "plane_thread.h"
 
 namespace lockstep {
@@ -22,9 +23,7 @@ using ::testing::HasSubstr;
 
 const tcp::endpoint kAnyLoopback(asio::ip::address_v4::loopback(), 0);
 
-Deadline soon() {
-  return Deadline::after_s(20);
-}
+using lockstep::testing::soon;
 
 /// Handlers of `io` run until `is_done` or, which is a failure, for 10 s.
 void serve_until(asio::io_context& io, const std::function<bool()>& is_done) {

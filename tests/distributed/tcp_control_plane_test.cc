@@ -14,6 +14,7 @@
 #include <tuple>
 
 #include "distributed/control_plane_conformance.h"
+#include "distributed/test_settings.h"
 #include "plane_end.h"
 
 namespace lockstep {
@@ -21,9 +22,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-Deadline soon() {
-  return Deadline::after_s(20);
-}
+using lockstep::testing::soon;
 
 /// Runs `body` on `num_ranks` threads with a TCP plane over the loopback each.
 void run_on_threads(int num_ranks, const std::function<void(TcpControlPlane&)>& body) {

@@ -9,6 +9,7 @@
 
 #include "distributed/communicator_conformance.h"
 #include "distributed/control_plane_conformance.h"
+#include "distributed/test_settings.h"
 #include "lockstep/distributed/world.h"
 
 namespace lockstep {
@@ -16,11 +17,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-WorldOptions quiet() {
-  WorldOptions options;
-  options.log = Log::silent();
-  return options;
-}
+using lockstep::testing::quiet;
 
 std::string case_name(const auto& info) {
   return std::get<1>(info.param).name + "On" + std::to_string(std::get<0>(info.param));

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <random>
 
+#include "distributed/test_settings.h"
 #include "lockstep/core/base/check.h"
 #include "lockstep/distributed/bucketer.h"
 #include "lockstep/distributed/world.h"
@@ -14,15 +15,8 @@
 namespace lockstep {
 namespace {
 
-Deadline soon() {
-  return Deadline::after_s(60);
-}
-
-WorldOptions quiet() {
-  WorldOptions options;
-  options.log = Log::silent();
-  return options;
-}
+using lockstep::testing::quiet;
+using lockstep::testing::soon;
 
 template <typename T>
 FlatSpace space_of(int64_t num_elems) {

@@ -28,9 +28,9 @@ class MaxPoolRelu : public torch::autograd::Function<MaxPoolRelu> {
     at::Tensor out = at::empty(sizes, x_bcyx.options().memory_format(kChannelsLast));
     at::Tensor choices =
         at::empty(sizes, out.options().dtype(at::kByte).memory_format(kChannelsLast));
-    run_kernel<MaxPoolReluForward>(best_kernel_variant(), pool_shape(x_bcyx.sizes()),
-                                   x_bcyx.const_data_ptr<float>(), out.mutable_data_ptr<float>(),
-                                   choices.mutable_data_ptr<uint8_t>());
+    max_pool_relu_forward(best_kernel_variant(), pool_shape(x_bcyx.sizes()),
+                          x_bcyx.const_data_ptr<float>(), out.mutable_data_ptr<float>(),
+                          choices.mutable_data_ptr<uint8_t>());
     context->save_for_backward({choices});
     return out;
   }
@@ -42,9 +42,9 @@ class MaxPoolRelu : public torch::autograd::Function<MaxPoolRelu> {
     std::vector<int64_t> sizes = {choices.size(0), choices.size(1), 2 * choices.size(2),
                                   2 * choices.size(3)};
     at::Tensor in_grad = at::empty(sizes, out_grad.options().memory_format(kChannelsLast));
-    run_kernel<MaxPoolReluBackward>(
-        best_kernel_variant(), pool_shape(sizes), out_grad.const_data_ptr<float>(),
-        choices.const_data_ptr<uint8_t>(), in_grad.mutable_data_ptr<float>());
+    max_pool_relu_backward(best_kernel_variant(), pool_shape(sizes),
+                           out_grad.const_data_ptr<float>(), choices.const_data_ptr<uint8_t>(),
+                           in_grad.mutable_data_ptr<float>());
     return {in_grad};
   }
 };

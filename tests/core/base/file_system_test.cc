@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <functional>
 
+#include "core/base/bytes_of.h"
 #include "lockstep/core/base/fault_file_system.h"
 #include "lockstep/core/base/memory_file_system.h"
 
@@ -18,10 +19,6 @@ namespace lockstep {
 namespace {
 
 using ::testing::HasSubstr;
-
-std::span<const std::byte> bytes_of(std::string_view text) {
-  return std::as_bytes(std::span(text));
-}
 
 std::string make_scratch_folder() {
   std::string pattern = (std::filesystem::temp_directory_path() / "lockstep-base-XXXXXX").string();

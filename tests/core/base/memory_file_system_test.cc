@@ -2,6 +2,7 @@
 // operation by itself.
 // Covers: memory_disk.cc
 #include "lockstep/core/base/memory_file_system.h"
+#include "core/base/bytes_of.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -14,10 +15,6 @@ namespace {
 using Kind = CrashFate::Kind;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-std::span<const std::byte> bytes_of(std::string_view text) {
-  return std::as_bytes(std::span(text));
-}
 
 std::string content_of(FileSystem& fs, const std::string& path) {
   auto content = read_whole_file(fs, path, 1 << 20);

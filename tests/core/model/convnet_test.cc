@@ -1,4 +1,5 @@
 #include "lockstep/core/model/convnet.h"
+#include "core/model/sample_specs.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -9,8 +10,6 @@ namespace lockstep {
 namespace {
 
 using testing::HasSubstr;
-
-const SampleSpec kFashion{.input_shape = {1, 28, 28}, .num_classes = 10};
 
 std::unique_ptr<TrainableModel> make(const ConvnetOptions& options, uint64_t seed) {
   at::manual_seed(seed);

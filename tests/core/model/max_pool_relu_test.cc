@@ -81,12 +81,10 @@ TEST_F(MaxPoolRelu, EqualsItselfOnEveryInstructionSet) {
   auto run = [&](KernelVariant variant) {
     at::Tensor out = at::empty({2, 2, 3, 37}), in_grad = at::empty({2, 4, 6, 37});
     at::Tensor choices = at::empty({2, 2, 3, 37}, at::kByte);
-    run_kernel<MaxPoolReluForward>(variant, shape, in.const_data_ptr<float>(),
-                                   out.mutable_data_ptr<float>(),
-                                   choices.mutable_data_ptr<uint8_t>());
-    run_kernel<MaxPoolReluBackward>(variant, shape, out_grad.const_data_ptr<float>(),
-                                    choices.const_data_ptr<uint8_t>(),
-                                    in_grad.mutable_data_ptr<float>());
+    max_pool_relu_forward(variant, shape, in.const_data_ptr<float>(), out.mutable_data_ptr<float>(),
+                          choices.mutable_data_ptr<uint8_t>());
+    max_pool_relu_backward(variant, shape, out_grad.const_data_ptr<float>(),
+                           choices.const_data_ptr<uint8_t>(), in_grad.mutable_data_ptr<float>());
     return std::pair(out, in_grad);
   };
   auto [out, in_grad] = run(KernelVariant::kBaseline);

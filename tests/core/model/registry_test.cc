@@ -5,6 +5,7 @@
 #include <torch/nn/module.h>
 #include <torch/nn/modules/linear.h>
 
+#include "core/model/sample_specs.h"
 #include "lockstep/core/base/check.h"
 
 namespace lockstep {
@@ -12,8 +13,6 @@ namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
-
-const SampleSpec kFashion{.input_shape = {1, 28, 28}, .num_classes = 10};
 
 /// Defaults of the entry's keys.
 KeyValues defaults_of(const ModelRegistry& registry, std::string_view name) {

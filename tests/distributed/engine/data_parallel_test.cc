@@ -10,6 +10,7 @@
 
 #include <cmath>
 
+#include "distributed/test_settings.h"
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/distributed/sharded_optimizer.h"
 #include "odd_net.h"
@@ -41,9 +42,7 @@ struct CountingNetImpl : torch::nn::Module {
 };
 TORCH_MODULE(CountingNet);
 
-WorldOptions quiet() {
-  return WorldOptions{Log::silent()};
-}
+using lockstep::testing::quiet;
 
 template <typename Net, typename... Args>
 Net make_net(World& world, Args&&... args) {
