@@ -1,7 +1,7 @@
 // Times the tree (reduce and all-gather of one bucket) against the backend's own all-reduce
 // (MPI_Allreduce), in alternating rounds of one run; the figure is the ratio of times within a
 // round. Run under mpirun:
-//   mpirun -n 2 build/release/bin/allreduce_bench --out FILE.json
+//   mpirun -n 2 build/release/bin/allreduce_bench >FILE.json
 // A time is that of the slowest rank, from a common barrier on. See benchmarks/README.md for how
 // figures are derived.
 #include <CLI/CLI.hpp>
@@ -26,7 +26,6 @@ struct BenchOptions {
   int num_repeats = 0;     // in a round; 0: by size
   int64_t bucket_kib = 0;  // 0: the whole size is one bucket
   TreeReducerOptions reducer;
-  std::string out_path;
 };
 
 Deadline soon() {
@@ -138,7 +137,8 @@ int run(World& world, const BenchOptions& options, const std::string& command) {
     nlohmann::json result = run_size(world, size_kib, options);
     if (world.world_rank() == 0) {
       const auto& ratio = result["time_ratio_tree_to_native"];
-      std::printf(
+      std::fprintf(
+          stderr,
           "%7lld KiB  tree %9.4f ms  native %9.4f ms  ratio %.3f [%.3f, %.3f]  best %.4f / %.4f = "
           "%.3f\n",
           static_cast<long long>(size_kib), result["tree_ms"]["median"].get<double>(),
@@ -146,15 +146,10 @@ int run(World& world, const BenchOptions& options, const std::string& command) {
           ratio["p10"].get<double>(), ratio["p90"].get<double>(),
           result["tree_ms"]["best"].get<double>(), result["native_ms"]["best"].get<double>(),
           result["ratio_of_best_times"].get<double>());
-      std::fflush(stdout);
     }
     report["results"].push_back(std::move(result));
   }
-  if (world.world_rank() != 0 || options.out_path.empty()) return 0;
-  std::FILE* out = std::fopen(options.out_path.c_str(), "w");
-  LOCKSTEP_CHECK(out != nullptr, "can't write ", options.out_path);
-  std::fputs((report.dump(2) + "\n").c_str(), out);
-  std::fclose(out);
+  if (world.world_rank() == 0) std::printf("%s\n", report.dump(2).c_str());
   return 0;
 }
 
@@ -170,7 +165,6 @@ int main(int argc, char** argv) {
   app.add_option("--bucket-kib", options.bucket_kib, "bucket size (0: one bucket)");
   app.add_option("--chunk-bytes", options.reducer.chunk_bytes, "bytes of one message");
   app.add_option("--chunks-in-flight", options.reducer.chunks_in_flight, "messages under way");
-  app.add_option("--out", options.out_path, "JSON file to write");
   CLI11_PARSE(app, argc, argv);
   std::string command = "mpirun -n N";
   for (int i = 0; i < argc; ++i) command += std::string(" ") + argv[i];

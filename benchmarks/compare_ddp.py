@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 
-from machine import PROGRAM, ROOT, machine, result_path
+from machine import PROGRAM, ROOT, add_run, machine, result_path
 
 # glibc hands large buffers back to the kernel at every step unless it is told to keep them.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
@@ -114,7 +114,7 @@ def main():
     result["command"] = " ".join(["python", "benchmarks/compare_ddp.py", *sys.argv[1:]])
     result["results"] = [compare(options, micro_batch) for micro_batch in options.micro_batches]
     out = options.out or result_path("compare_ddp", result["date"])
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    add_run(out, result)
     for each in result["results"]:
         for name, ratio in each["ratios"].items():
             print(f"micro-batch {each['micro_batch']}: {name}: {ratio['median']:.2f} "

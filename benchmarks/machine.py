@@ -1,5 +1,6 @@
 """What a figure was measured on: shared by everything here that writes a result."""
 import datetime
+import json
 import os
 import pathlib
 import platform
@@ -31,3 +32,10 @@ def machine():
 
 def result_path(name, date):
     return ROOT / f"benchmarks/results/{name}-{date[:10]}.json"
+
+
+def add_run(path, run):
+    """Adds a run to a result file; the ones that are there stay."""
+    result = json.loads(path.read_text()) if path.exists() else {"runs": []}
+    result["runs"].append(run)
+    path.write_text(json.dumps(result, indent=1) + "\n")

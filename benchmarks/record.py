@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 
-from machine import ROOT, machine, result_path
+from machine import ROOT, add_run, machine, result_path
 
 
 def main():
@@ -26,8 +26,7 @@ def main():
         return done.returncode
     run["output"] = json.loads(done.stdout)
     out = result_path(chosen.name, run["date"])
-    runs = json.loads(out.read_text())["runs"] if out.exists() else []
-    out.write_text(json.dumps({"runs": [*runs, run]}, indent=1) + "\n")
+    add_run(out, run)
     print(done.stdout, end="")
     print(f"written: {out}", file=sys.stderr)
     return 0
