@@ -88,7 +88,7 @@ std::optional<uint64_t> resident_bytes() {
     std::string key;
     uint64_t kib = 0;
     if (!(fields >> key >> kib)) continue;
-    if (key == "Private_Clean:" || key == "Private_Dirty:" || key == "Shared_Dirty:") {
+    if (key == "Private_Dirty:" || key == "Shared_Dirty:") {
       total_kib += kib;
       found = true;
     }

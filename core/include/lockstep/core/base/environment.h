@@ -25,9 +25,9 @@ int64_t process_id();
 std::optional<uint64_t> process_start_ticks(int64_t pid);
 /// Processors that this process may run on.
 int num_usable_cpus();
-/// Memory that this process holds, in bytes (smaps_rollup: Private_Clean + Private_Dirty +
-/// Shared_Dirty, so without the pages of libraries that others map too), or nothing when the system
-/// does not say.
+/// Memory that this process has written to and holds, in bytes (smaps_rollup: Private_Dirty +
+/// Shared_Dirty), or nothing when the system does not say. Pages of libraries are not in it: how
+/// they count changes when another process maps them.
 std::optional<uint64_t> resident_bytes();
 /// The vector instruction set that LibTorch and our kernels choose by: "avx512", "avx2" or
 /// "default".
