@@ -42,7 +42,7 @@ function(lockstep_add_module module)
 endfunction()
 
 # lockstep_add_test(NAME <module>.<room> SOURCES x_test.cc... LINK lockstep::module...
-#                   [LABEL unit|ranks|mpi|crash|slow] [RANKS n...] [TIMEOUT s] [PRIVATE_OF module/src/room])
+#                   [LABEL unit|ranks|mpi|crash] [RANKS n...] [TIMEOUT s] [PRIVATE_OF module/src/room])
 #   Builds one GoogleTest program from the sources beside the calling CMakeLists.txt and registers it: once as
 #   it is, or with RANKS once for each n under mpirun (the program must then have its own main that joins MPI).
 function(lockstep_add_test)
