@@ -36,10 +36,9 @@ checkpoint_of_step() { compgen -G "$1/checkpoints/gen-*-step-$(printf '%010d' "$
 
 # train RANKS LOG OPTION...: becomes the training run; call it in a subshell or in the background.
 train() {
-  local ranks=$1 log=$2 more=()
+  local ranks=$1 log=$2
   shift 2
-  [ "$ranks" -le "$(nproc)" ] || more=(--oversubscribe)
-  exec launch/mpirun.sh -n "$ranks" "${more[@]}" "$lockstep" train "$recipe" "$@" >"$log" 2>&1
+  exec launch/mpirun.sh -n "$ranks" "$lockstep" train "$recipe" "$@" >"$log" 2>&1
 }
 
 # A run that did not end as it should: the end of its log, then the reason.

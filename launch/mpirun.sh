@@ -7,7 +7,7 @@
 # - A rank that was killed by a signal (mpirun: 137, 143, 139, 134 ...; 138 when a request to stop came before the
 #   program could handle it) is 75, "a peer failed, try again". Everything else is passed on:
 #   0 done, 64 usage, 65 data, 70 internal, 74 disk, 75 try again, 85 stopped after a checkpoint.
-# - As root, and with more ranks than processors, Open MPI 4 gets the settings that it then wants.
+# - As root, and with more ranks than cores on this host, Open MPI 4 gets the settings that it then wants.
 set -uo pipefail
 
 # Job control gives mpirun a process group of its own: a Ctrl-C must reach this script alone.
@@ -28,12 +28,25 @@ trap 'num_signals=$((num_signals + 1)); forward' TERM INT HUP USR1
 if [ "$(id -u)" = 0 ]; then
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 fi
-# Ranks that share a processor must give it up while they wait, or each exchange lasts a time slice.
+# Open MPI counts cores, not hardware threads, and refuses more ranks; where they are spread over hosts, it knows better.
+# Ranks that share a core must give it up while they wait, or each exchange lasts a time slice.
+num_ranks=0
+hosts=${SLURM_JOB_ID:-}
+previous=
 for argument in "$@"; do
+  case $previous in
+    -n | -np | --n | --np | -c) num_ranks=$argument ;;
+  esac
   case $argument in
+    -H | -host | --host | -hostfile | --hostfile | -machinefile | --machinefile | --default-hostfile) hosts=given ;;
     --oversubscribe | -oversubscribe) export OMPI_MCA_mpi_yield_when_idle=1 ;;
   esac
+  previous=$argument
 done
+num_cores=$(lscpu -p=CORE,SOCKET 2>/dev/null | grep -v '^#' | sort -u | wc -l)
+if [ -z "$hosts" ] && [[ $num_ranks =~ ^[0-9]+$ ]] && [ "$num_ranks" -gt "$num_cores" ]; then
+  export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1
+fi
 
 if [ "$num_signals" -gt 0 ]; then
   echo "mpirun.sh: told to stop before the start: 75, try again" >&2

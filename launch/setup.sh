@@ -11,8 +11,9 @@ deps=${LOCKSTEP_DEPS_DIR:-$root/.deps}
 apt_list=$root/cmake/apt-packages.txt
 requirements=$root/cmake/python-requirements.txt
 
-say() { printf '[setup] %s\n' "$*"; }
-fail() { printf '[setup] error: %s\n' "$*" >&2; exit 1; }
+# Paths below the project are told without it.
+say() { printf '[setup] %s\n' "${*//$root\//}"; }
+fail() { printf '[setup] error: %s\n' "${*//$root\//}" >&2; exit 1; }
 
 as_root() {
   if [ "$(id -u)" = 0 ]; then

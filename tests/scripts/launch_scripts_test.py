@@ -207,9 +207,9 @@ class SlurmTemplate(Scripts):
         self.assertEqual(self.requeues(), [])
 
     def test_only_the_first_start_begins_elsewhere(self):
-        arguments = ("exit", 0, "--run-dir", "r", "--resume", "never", "--overwrite", "--resume=a b")
+        arguments = ("exit", 0, "--run-dir", "r", "--resume", "never", "--overwrite", "--take-over", "--resume=a b")
         self.finish(self.job(*arguments))
-        self.assertTrue((self.dir / "srun.args").read_text().endswith("exit 0 --run-dir r --resume never --overwrite --resume=a b\n"))
+        self.assertTrue((self.dir / "srun.args").read_text().endswith("exit 0 --run-dir r --resume never --overwrite --take-over --resume=a b\n"))
         self.finish(self.job(*arguments, SLURM_RESTART_COUNT="1"))
         self.assertTrue((self.dir / "srun.args").read_text().endswith("exit 0 --run-dir r\n"))
 
