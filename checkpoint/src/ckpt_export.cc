@@ -48,7 +48,7 @@ Result<ExportReport> export_checkpoint(FileSystem& fs, const std::string& path,
   const std::string partial = cat(out_path, ".partial");
   if (Status status = write_tensors(fs, partial, reader, chosen, prefix); !status.is_ok()) {
     fs.remove(partial).ignore();  // the first error counts
-    return status;
+    return as_output_error(status);
   }
   LOCKSTEP_RETURN_IF_ERROR(fs.rename(partial, out_path));
   LOCKSTEP_RETURN_IF_ERROR(fs.sync_dir(path_parent(out_path)));

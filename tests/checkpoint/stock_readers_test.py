@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Independent readers on a checkpoint that the C++ test program wrote: stock safetensors opens every shard and the
-exports, the digest script recomputes the state digest. Usage: stock_readers_test.py WRITER DIGEST_SCRIPT WORK_FOLDER"""
+exports, the digest script recomputes the state digest, the manifest obeys its published schema.
+Usage: stock_readers_test.py WRITER DIGEST_SCRIPT SCHEMA WORK_FOLDER"""
 import json
 import pathlib
 import shutil
 import subprocess
 import sys
 
+import jsonschema
 import numpy as np
 import safetensors
 
@@ -19,13 +21,14 @@ def tensors(path):
             for name, found in safetensors.deserialize(path.read_bytes())}
 
 
-def main(writer, digest_script, work):
+def main(writer, digest_script, schema, work):
     work = pathlib.Path(work)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     folder = pathlib.Path(subprocess.run([writer, work], check=True, capture_output=True, text=True).stdout.strip())
     manifest = json.loads((folder / "manifest.json").read_text())
     assert len(manifest["shards"]) == 3, manifest["shards"]
+    jsonschema.validate(manifest, json.loads(pathlib.Path(schema).read_text()))
     pieces = {}
     for shard in manifest["shards"]:
         found = tensors(folder / shard["file"])

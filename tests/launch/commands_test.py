@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import subprocess
 import unittest
 
 import runs
@@ -41,6 +42,8 @@ class Commands(runs.Case):
 
         out = self.path("weights.safetensors")
         self.lockstep("ckpt", "export", a, out)
+        nowhere = self.path("nowhere", "weights.safetensors")
+        self.assertIn("make the folder first", self.lockstep("ckpt", "export", a, nowhere, expect=74).stderr)
         header_bytes = int.from_bytes(pathlib.Path(out).read_bytes()[:8], "little")
         header = json.loads(pathlib.Path(out).read_bytes()[8:8 + header_bytes])
         shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
@@ -56,9 +59,9 @@ class Commands(runs.Case):
 
     def test_what_is_not_there_is_named(self):
         for command in ("ls", "inspect", "verify"):
-            done = self.run_program(0, "ckpt", command, self.path("nowhere"))
-            self.assertIn(done.returncode, (64, 65, 74), done.stderr)
-            self.assertIn("nowhere", done.stderr)
+            self.assertIn("nowhere", self.lockstep("ckpt", command, self.path("nowhere"), expect=65).stderr)
+        out = self.path("nowhere", "table.csv")
+        self.assertIn(out, self.lockstep("data", "make-tabular", out, expect=74).stderr)
 
     def test_a_table_that_could_not_be_read_back_is_not_made(self):
         out = self.path("table.csv")
@@ -77,6 +80,15 @@ class Commands(runs.Case):
         for what in ("lockstep ", "build ", "LibTorch ", "instruction set "):
             self.assertIn(what, text)
 
+    def test_report_has_the_first_step_and_the_memory_of_each_rank(self):
+        report = self.train(2, self.recipe(runs.MLP), "--set", "model.hidden=[2000,2000]", "--set", "train.steps=2",
+                            "--run-dir", self.path("run"))
+        self.assertTrue(0.1 < report["seconds_to_first_step"] < 60, report["seconds_to_first_step"])
+        self.assertEqual(len(report["memory_bytes"]), 2)
+        for each in report["memory_bytes"]:
+            # 5 % on a model ten times as large: benchmarks/memory_ledger.py.
+            self.assertAlmostEqual(each["measured"] / each["predicted"], 1, delta=0.2, msg=each)
+
     def test_progress_without_a_terminal_is_plain_lines(self):
         done = self.run_program(1, "train", self.recipe(runs.MLP), "--run-dir", self.path("run"))
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -84,6 +96,28 @@ class Commands(runs.Case):
         self.assertRegex(done.stderr, r"step 1/8  epoch 1  loss \d")
         self.assertNotIn("\r", done.stderr)
         self.assertNotIn("\033", done.stderr)
+
+    def test_progress_on_a_terminal_is_one_line_that_changes(self):
+        master, terminal = os.openpty()
+        process = subprocess.Popen(self.command(0, "train", self.recipe(runs.MLP), "--set", "train.steps=400"),
+                                   env=runs.environment(), stdout=subprocess.DEVNULL, stderr=terminal)
+        os.close(terminal)
+        text = b""
+        while True:
+            try:
+                piece = os.read(master, 65536)
+            except OSError:  # how Linux tells that the other side has gone
+                break
+            if not piece:
+                break
+            text += piece
+        os.close(master)
+        self.assertEqual(process.wait(timeout=runs.TIMEOUT_S), 0, text[-2000:])
+        lines = text.decode().replace("\r\n", "\n").split("\n")
+        (changing,) = [line for line in lines if "\r" in line]
+        self.assertRegex(changing.split("\r")[1], r"step \d+/400  epoch .* loss .* left ")
+        self.assertIn("step 400/400", changing.split("\r")[-1])
+        self.assertTrue(any(line.startswith("evaluation after step 400") for line in lines), lines[-5:])
 
 
 if __name__ == "__main__":

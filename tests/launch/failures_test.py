@@ -115,6 +115,17 @@ class BadInput(runs.Case):
             self.refused(2, ("train", recipe, "--run-dir", run, "--report", path), 74, "--report", path)
             self.assertFalse(os.path.exists(run), "told before anything was done")
 
+    def test_a_report_that_is_only_readable_is_told_at_the_start(self):
+        if os.geteuid() == 0:
+            report = self.path("link.json")  # root may write anywhere, but no link is followed
+            os.symlink(self.write("elsewhere.json", "{}"), report)
+        else:
+            report = self.write("report.json", "{}")
+            os.chmod(report, 0o400)
+        run = self.path("run")
+        self.refused(0, ("train", self.recipe(runs.MLP), "--run-dir", run, "--report", report), 74, "--report", report)
+        self.assertFalse(os.path.exists(run), "told before anything was done")
+
     def test_a_file_size_limit_is_an_error_with_a_path(self):
         limited = ["sh", "-c", "ulimit -f 16; exec " + shlex.join([runs.LOCKSTEP, "train", self.recipe(runs.MLP),
                    "--set", "model.hidden=[256,256]", "--run-dir", self.path("run")])]
@@ -125,7 +136,8 @@ class BadInput(runs.Case):
 
     def test_a_model_that_does_not_fit_is_told_without_a_stack_trace(self):
         done = self.run_program(2, "train", self.recipe(runs.MLP), "--set", "model.hidden=[100000000000]")
-        self.assertEqual(done.returncode, 70, done.stderr[-2000:])
+        self.assertEqual(done.returncode, 74, done.stderr[-2000:])
+        self.assertIn("not enough memory", done.stderr)
         self.assertIn("making the model", done.stderr)
         self.assertNotIn("frame #", done.stderr)
 
@@ -165,15 +177,17 @@ class BadInput(runs.Case):
         self.refused(2, ("train", recipe, "--run-dir", self.write("a-file", "") + "/run"), 74, "a-file")
 
     def test_full_disk_leaves_the_earlier_checkpoint(self):
-        if os.geteuid() != 0:
-            self.skipTest("needs root to mount a small disk")
+        # A disk of its own in name spaces of its own: as any user, where the system lets one make them.
+        unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
+        if subprocess.run([*unshare, "mount", "-t", "tmpfs", "none", "/mnt"], stderr=subprocess.DEVNULL).returncode != 0:
+            self.skipTest("this machine lets nobody mount a small disk")
         recipe = self.recipe(runs.MLP)
         small = self.path("small")
         os.mkdir(small)
         line = shlex.join(self.command(2, "train", recipe, "--run-dir", small + "/run", "--set",
                                      "checkpoint.every_steps=1", "--set", "checkpoint.keep_latest=100"))
         quoted, program = shlex.quote(small), shlex.quote(runs.LOCKSTEP)
-        done = subprocess.run(["unshare", "-m", "sh", "-c",
+        done = subprocess.run([*unshare, "sh", "-c",
                                f"mount -t tmpfs -o size=17500k none {quoted} && {line}; code=$?; "
                                f"ls {quoted}/run/checkpoints >&2; {program} ckpt verify "
                                f"{quoted}/run/checkpoints/$(ls {quoted}/run/checkpoints | tail -n 1) >&2 || exit 99; exit $code"],
@@ -213,6 +227,21 @@ class BadInput(runs.Case):
             for word in (*words, "rank 1"):
                 self.assertIn(word, done.stderr)
 
+    def test_ranks_of_two_builds(self):
+        text = subprocess.run([runs.LOCKSTEP, "version"], check=True, capture_output=True, text=True).stdout
+        build = bytes.fromhex(re.search(r"^build ([0-9a-f]+)$", text, re.MULTILINE).group(1))
+        program = pathlib.Path(runs.LOCKSTEP).read_bytes()
+        self.assertEqual(program.count(build), 1)
+        other = pathlib.Path(self.path("lockstep"))
+        other.write_bytes(program.replace(build, build[::-1]))
+        other.chmod(0o755)
+        recipe = self.recipe(runs.MLP)
+        command = self.command(1, "train", recipe) + [":", "-n", "1", str(other), "train", recipe]
+        done = subprocess.run(command, env=runs.environment(), capture_output=True, text=True, timeout=30)
+        self.assertEqual(done.returncode, 64, done.stderr[-3000:])
+        for word in ("rank 1", build.hex(), build[::-1].hex()):
+            self.assertIn(word, done.stderr)
+
     def test_checkpoint_of_another_recipe_or_model(self):
         recipe = self.recipe(runs.MLP)
         run = ("--run-dir", self.path("run"))
@@ -231,6 +260,10 @@ class BadInput(runs.Case):
         explode = ("--set", "optimizer.name=sgd", "--set", "optimizer.learning_rate=1e30", "--set",
                    "schedule.name=constant", "--set", "clip.max_norm=0")
         self.refused(2, ("train", recipe, *explode), 64, "micro-batch", "samples", "on_nonfinite")
+        wide = ("--set", "train.micro_batch_size=12", "--set", "train.micro_batches_per_step=2")
+        done = self.run_program(2, "train", recipe, *explode, *wide)
+        named = re.search(r"its samples are ((?:\d+, )*\d+)", done.stderr)
+        self.assertEqual(len(named.group(1).split(", ")), 12, done.stderr[-2000:])
         skipping = self.train(2, recipe, *explode, "--set", "train.on_nonfinite=skip")
         self.assertEqual(skipping["steps"], 8)
         self.assertEqual(skipping["skipped_steps"], list(range(skipping["skipped_steps"][0], 8)))

@@ -52,6 +52,18 @@ class Invariance(runs.Case):
             self.assertEqual((resumed["first_step"], resumed["steps"], resumed["attempt"]), (5, 8, 2))
             self.assertEqual(resumed["state_digest"], expected, f"{first} then {second} ranks")
 
+    def test_convnet_resumes_on_another_number_of_ranks(self):
+        # BatchNorm's statistics, momentum, channels-last weights and leaves of two come back too.
+        recipe = self.recipe(runs.CONVNET)
+        leaves = ("--set", "train.leaf_micro_batches=2")
+        expected = self.train(1, recipe, *leaves)["state_digest"]
+        for first, second in ((3, 2), (1, 4)):
+            run = self.path(f"run-{first}-{second}")
+            self.train(first, recipe, *leaves, "--run-dir", run, "--stop-after", "2")
+            resumed = self.train(second, recipe, *leaves, "--run-dir", run)
+            self.assertEqual(resumed["first_step"], 2)
+            self.assertEqual(resumed["state_digest"], expected, f"{first} then {second} ranks")
+
     def test_sigkill_and_resume(self):
         recipe = self.recipe(runs.MLP)
         more = ("--set", "train.steps=4000", "--set", "schedule.total_steps=8")

@@ -76,6 +76,11 @@ Status remove_tree(FileSystem& fs, const std::string& path) {
   return removed.code() == StatusCode::kNotFound ? Status::ok() : removed;
 }
 
+Status as_output_error(Status status) {
+  if (status.code() != StatusCode::kNotFound) return status;
+  return io_error(cat(status.message(), "; make the folder first"));
+}
+
 Result<bool> exists(FileSystem& fs, const std::string& path) {
   auto info = fs.stat(path);
   if (info.is_ok()) return true;

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 
 #include "lockstep/core/base/file_system.h"
 #include "lockstep/core/base/text.h"
@@ -169,6 +170,12 @@ class PosixFileSystem final : public FileSystem {
       return io_error(cat("open for reading ", path, ": not a regular file",
                           info.type == FileType::kDirectory ? " but a folder" : ""));
     return std::unique_ptr<ReadableFile>(std::move(file));
+  }
+
+  std::string follow_links(const std::string& path) override {
+    std::error_code error;
+    const std::filesystem::path real = std::filesystem::canonical(path, error);
+    return error ? path : real.string();
   }
 
   Result<std::vector<DirectoryEntry>> list(const std::string& path) override {

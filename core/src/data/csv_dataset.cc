@@ -137,7 +137,8 @@ std::unique_ptr<Dataset> make_part(const LabelledTable& labelled, std::span<cons
 }  // namespace
 
 Result<DatasetSplits> open_csv(FileSystem& fs, const std::string& path, const CsvOptions& options) {
-  LOCKSTEP_ASSIGN_OR_RETURN(std::string text, read_whole_file(fs, path, kMaxFileBytes));
+  LOCKSTEP_ASSIGN_OR_RETURN(std::string text,
+                            read_whole_file(fs, fs.follow_links(path), kMaxFileBytes));
   LOCKSTEP_ASSIGN_OR_RETURN(CsvTable table, parse_csv(text, path));
   LOCKSTEP_ASSIGN_OR_RETURN(LabelledTable labelled,
                             find_label(std::move(table), path, options.label_column));

@@ -60,7 +60,7 @@ GzipReader::~GzipReader() = default;
 Result<std::unique_ptr<GzipReader>> GzipReader::open(FileSystem& fs, const std::string& path) {
   auto impl = std::make_unique<Impl>();
   impl->path = path;
-  LOCKSTEP_ASSIGN_OR_RETURN(impl->file, fs.open_read(path));
+  LOCKSTEP_ASSIGN_OR_RETURN(impl->file, fs.open_read(fs.follow_links(path)));
   LOCKSTEP_ASSIGN_OR_RETURN(impl->file_bytes, impl->file->size_bytes());
   impl->piece.resize(kPieceBytes);
   if (int code = inflateInit2(&impl->stream, kGzipOnly); code != Z_OK)

@@ -112,7 +112,7 @@ void add_optimizer(Keys& keys) {
   keys.push_back(optional<&Tables::optimizer, &OptimizerRecipe::betas>(
       "optimizer", float_list_key("betas", "of adamw").of_length(2).at_least(0).below(1)));
   keys.push_back(optional<&Tables::optimizer, &OptimizerRecipe::eps>(
-      "optimizer", float_key("eps", "of adamw").above(0)));
+      "optimizer", float_key("eps", "of adamw").at_least(1e-37)));
   keys.push_back(optional<&Tables::optimizer, &OptimizerRecipe::weight_decay>(
       "optimizer",
       float_key("weight_decay", "adamw: decoupled; sgd: added to the gradient").at_least(0)));
@@ -157,7 +157,8 @@ void add_clip_eval_checkpoint(Keys& keys) {
                         .outside_hash()));
   keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::keep_best>(
       "checkpoint",
-      string_key("keep_best", "also keep the best by a metric: max:accuracy, min:loss")
+      string_key("keep_best",
+                 "also keep the best by a metric at the end of an epoch: max:accuracy, min:loss")
           .outside_hash()));
 }
 

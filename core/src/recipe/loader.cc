@@ -233,6 +233,15 @@ void Loader::check_across_keys(const Recipe& recipe) {
     problem(source_, cat(place_of("checkpoint.keep_best"),
                          " must be empty, or min: or max: and one of the metrics accuracy and loss",
                          " (max:accuracy), found \"", best, "\""));
+  // A checkpoint knows a metric only when the evaluation was at its step.
+  else if (!best.empty() &&
+           (recipe.eval().every_epochs == 0 || recipe.checkpoint().every_epochs == 0))
+    problem(
+        source_,
+        cat(place_of("checkpoint.keep_best"), " compares checkpoints at the end of epochs that",
+            " are evaluated: it needs checkpoint.every_epochs and eval.every_epochs above 0;",
+            " found ", place_of("checkpoint.every_epochs"), " = ", recipe.checkpoint().every_epochs,
+            " and ", place_of("eval.every_epochs"), " = ", recipe.eval().every_epochs));
 }
 
 Result<Recipe> Loader::finish() {
@@ -261,7 +270,7 @@ Result<Recipe> parse_recipe(const RecipeSchema& schema, std::string_view text,
 
 Result<Recipe> load_recipe(const RecipeSchema& schema, FileSystem& fs, const std::string& path,
                            std::span<const std::string> overrides) {
-  auto text = read_whole_file(fs, path, kMaxRecipeBytes);
+  auto text = read_whole_file(fs, fs.follow_links(path), kMaxRecipeBytes);
   if (!text.is_ok()) {
     const StatusCode code = text.status().code();
     const bool is_wrong_file = code == StatusCode::kNotFound || code == StatusCode::kCorruption;

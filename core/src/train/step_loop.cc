@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "lockstep/core/base/text.h"
+
 namespace lockstep {
 namespace {
 
@@ -85,8 +87,10 @@ class Loop {
     if (rolled_back_to_ && *rolled_back_to_ == last_saved_) {
       return invalid_argument_error(
           outcome.record.bad_numbers +
-          "; it came again after a roll back to the same checkpoint, so it is not one bad batch: "
-          "lower the learning rate or look at the data");
+          cat("; step ", report_.skipped_steps.empty() ? done_ : report_.skipped_steps.back(),
+              " was bad too since the checkpoint of step ", last_saved_,
+              ", to which the run went back, so it came again and is not one bad batch: lower the "
+              "learning rate, look at the data, or save more often"));
     }
     remember_skipped(done_);
     LOCKSTEP_ASSIGN_OR_RETURN(done_, keeper_.roll_back());

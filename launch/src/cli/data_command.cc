@@ -50,6 +50,7 @@ void add_data_command(CLI::App& app, const CommandLine& line) {
   command->callback([arguments, line] {
     Status status =
         make_tabular(arguments->rows, arguments->features, arguments->seed, arguments->out);
+    status = as_output_error(status);
     if (!status.is_ok())
       std::fprintf(stderr, "lockstep data make-tabular: %s\n", status.to_string().c_str());
     *line.exit_code = static_cast<int>(exit_code_for(status));

@@ -142,14 +142,11 @@ Status Trainer::Impl::check_report_path() {
   Status mine;
   if (is_rank_0() && !options.report_path.empty()) {
     FileSystem& fs = posix_file_system();
-    auto folder = fs.list(path_parent(options.report_path));
-    auto file = fs.stat(options.report_path);
-    if (!folder.is_ok()) {
-      mine = io_error(cat("--report ", options.report_path, ": ", folder.status().message(),
-                          "; make the folder first"));
-    } else if (file.is_ok() && file->type == FileType::kDirectory) {
-      mine = io_error(cat("--report ", options.report_path, ": is a folder; name a file"));
-    }
+    auto was_there = exists(fs, options.report_path);
+    // Whatever an earlier run left there stays until this one has a report.
+    mine = fs.open_write(options.report_path, OpenMode::kAppend).status();
+    if (mine.is_ok() && was_there.is_ok() && !*was_there) mine = fs.remove(options.report_path);
+    mine = as_output_error(mine).with_context("--report");
   }
   return vote("--report", mine);
 }
@@ -314,11 +311,13 @@ Result<TrainReport> Trainer::run() {
   LOCKSTEP_ASSIGN_OR_RETURN(TrainReport report, impl.report(done, start));
   Status closed = impl.metrics ? impl.metrics->close() : Status::ok();
   if (closed.is_ok()) closed = impl.write_report(report);
-  LOCKSTEP_RETURN_IF_ERROR(impl.vote("closing the run", closed));
+  closed = impl.vote("closing the run", closed);
+  // The attempt is over, whatever became of the report.
   if (impl.checkpointer) {
     LOCKSTEP_RETURN_IF_ERROR(impl.vote("closing the attempt", impl.checkpointer->close()));
     LOCKSTEP_RETURN_IF_ERROR(impl.checkpoint_plane->shutdown(start_deadline()));
   }
+  LOCKSTEP_RETURN_IF_ERROR(closed);
   return report;
 }
 

@@ -21,11 +21,10 @@ int64_t evaluation_batch_size(int64_t micro_batch_size) {
   return std::max<int64_t>(micro_batch_size, 100);
 }
 
-std::string first_few(const std::vector<int64_t>& values) {
+std::string listed(const std::vector<int64_t>& values) {
   std::string text;
-  for (size_t i = 0; i < std::min(values.size(), kMaxNamed); ++i)
-    text += cat(i > 0 ? ", " : "", values[i]);
-  return values.size() > kMaxNamed ? text + ", ..." : text;
+  for (size_t i = 0; i < values.size(); ++i) text += cat(i > 0 ? ", " : "", values[i]);
+  return text;
 }
 
 std::string first_few(const std::vector<std::string>& names) {
@@ -110,7 +109,7 @@ std::string TrainingEngine::describe_bad_numbers(const StepGradients& gradients)
   }
   return cat("step ", gradients.step, ": the loss of micro-batch ", bad, " is ",
              gradients.micro_batch_losses[static_cast<size_t>(bad)], "; its samples are ",
-             first_few(parts_.sampler->sample_indices(gradients.step, bad)));
+             listed(parts_.sampler->sample_indices(gradients.step, bad)));
 }
 
 Result<StepOutcome> TrainingEngine::skip_step(int64_t step, uint64_t flags) {

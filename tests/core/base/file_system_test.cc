@@ -269,6 +269,14 @@ class PosixFiles : public ::testing::Test {
   std::string root_ = make_scratch_folder();
 };
 
+TEST(OutputErrors, AMissingFolderIsNoMissingInput) {
+  Status status = as_output_error(not_found_error("open a/b"));
+  EXPECT_EQ(status.code(), StatusCode::kIoError);
+  EXPECT_EQ(status.message(), "open a/b; make the folder first");
+  EXPECT_EQ(as_output_error(corruption_error("x")).code(), StatusCode::kCorruption);
+  EXPECT_TRUE(as_output_error(Status::ok()).is_ok());
+}
+
 TEST_F(PosixFiles, SymbolicLinksAreNotFollowedToFiles) {
   ASSERT_TRUE(write_and_sync_file(fs_, path("a"), "secret", OpenMode::kTruncate).is_ok());
   std::filesystem::create_symlink(path("a"), path("link"));
@@ -279,6 +287,8 @@ TEST_F(PosixFiles, SymbolicLinksAreNotFollowedToFiles) {
   EXPECT_EQ(fs_.open_write(path("link"), OpenMode::kTruncate).status().code(),
             StatusCode::kIoError);
   EXPECT_EQ(fs_.truncate(path("link"), 0).code(), StatusCode::kIoError);
+  EXPECT_EQ(*read_whole_file(fs_, fs_.follow_links(path("link")), 100), "secret");
+  EXPECT_EQ(fs_.follow_links(path("absent")), path("absent"));
   EXPECT_TRUE(fs_.remove(path("link")).is_ok());
   EXPECT_EQ(read_whole_file(fs_, path("a"), 100).value(), "secret");
 }

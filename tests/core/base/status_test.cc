@@ -3,6 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <new>
+#include <stdexcept>
+
+#include "lockstep/core/base/caught.h"
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/exit_code.h"
 
@@ -84,6 +88,19 @@ TEST(Deadline, PassesAndNeverGoesNegative) {
 TEST(Clock, WritesUtc) {
   EXPECT_EQ(utc_text(0), "1970-01-01T00:00:00Z");
   EXPECT_EQ(utc_text(1763816709'500000000), "2025-11-22T13:05:09Z");
+}
+
+TEST(Caught, TellsWhatAnExceptionMeans) {
+  auto code_of = [](auto error) { return caught([&]() -> Status { throw error; }).code(); };
+  EXPECT_EQ(code_of(std::bad_alloc()), StatusCode::kResourceExhausted);
+  EXPECT_EQ(code_of(std::runtime_error("DefaultCPUAllocator: can't allocate memory: you tried to "
+                                       "allocate 8 bytes.\nException raised from f")),
+            StatusCode::kResourceExhausted);
+  EXPECT_EQ(code_of(std::runtime_error("other")), StatusCode::kInternal);
+  EXPECT_EQ(code_of(UsageError("mine")), StatusCode::kInvalidArgument);
+  EXPECT_EQ(code_of(3), StatusCode::kInternal);
+  Status status = status_of(std::runtime_error("what\nException raised from f\nframe #0: g"));
+  EXPECT_EQ(status.message(), "what");
 }
 
 }  // namespace

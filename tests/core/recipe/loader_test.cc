@@ -132,6 +132,16 @@ const Mistake kMistakes[] = {
      "recipe.toml: checkpoint.keep_best (recipe.toml:11) must be empty, or min: or max: and one "
      "of the metrics accuracy and loss "
      "(max:accuracy), found \"max:perplexity\""},
+    {"[checkpoint]\nkeep_best = \"max:accuracy\"\nevery_steps = 5",
+     "recipe.toml: checkpoint.keep_best (recipe.toml:11) compares checkpoints at the end of epochs "
+     "that are evaluated: it needs checkpoint.every_epochs and eval.every_epochs above 0; found "
+     "checkpoint.every_epochs (default) = 0 and eval.every_epochs (default) = 1"},
+    {"[checkpoint]\nkeep_best = \"max:accuracy\"\nevery_epochs = 2\n[eval]\nevery_epochs = 0",
+     "recipe.toml: checkpoint.keep_best (recipe.toml:11) compares checkpoints at the end of epochs "
+     "that are evaluated: it needs checkpoint.every_epochs and eval.every_epochs above 0; found "
+     "checkpoint.every_epochs (recipe.toml:12) = 2 and eval.every_epochs (recipe.toml:14) = 0"},
+    {"[optimizer]\neps = 1e-38",
+     "recipe.toml:11: optimizer.eps must be at least 1e-37, found 1e-38"},
 };
 
 std::ostream& operator<<(std::ostream& out, const Mistake& mistake) {

@@ -81,7 +81,8 @@ TEST(RecipeText, LoadsBackToAnEqualRecipe) {
   for (int round = 0; round < 200; ++round) {
     std::vector<std::string> overrides;
     for (const ResolvedKey& key : small.keys()) {
-      const std::set<std::string> leave = {"model.name", "data.name", "train.steps"};
+      const std::set<std::string> leave = {"model.name", "data.name", "train.steps",
+                                           "checkpoint.keep_best"};
       if (generator() % 2 == 0 || leave.contains(key.full_name())) continue;
       std::string value = other_value(key);
       if (key.spec.type == KeyType::kFloat && std::get<double>(key.value) > 0) {
@@ -117,6 +118,8 @@ TEST(RecipeHash, ChangesWithEachKeyInItAndWithNoOther) {
     for (const ResolvedKey& key : recipe.keys()) {
       std::vector<std::string> overrides = {key.full_name() + "=" + other_value(key)};
       if (key.full_name() == "train.steps") overrides.push_back("train.epochs=0");
+      if (key.full_name() == "checkpoint.keep_best")
+        overrides.push_back("checkpoint.every_epochs=1");
       if (key.full_name() == "model.name") {
         const bool is_mlp = recipe.model().name == "mlp";
         overrides = {is_mlp ? "model.name=convnet" : "model.name=mlp"};

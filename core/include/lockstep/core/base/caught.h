@@ -4,15 +4,18 @@
 
 #include <exception>
 #include <new>
-#include <string>
 
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/status.h"
 
 namespace lockstep {
 
-/// Calls `body`, which returns a Status or a Result. Errors: its own; kResourceExhausted for
-/// std::bad_alloc, kInvalidArgument for UsageError, kInternal for any other exception.
+/// What an exception says, without the stack trace that LibTorch adds. Errors: kResourceExhausted
+/// when it tells of memory in LibTorch's words, else kInternal.
+Status status_of(const std::exception& error);
+
+/// Calls `body`, which returns a Status or a Result. Errors: its own; kResourceExhausted for memory
+/// that is not there, kInvalidArgument for UsageError, kInternal for any other exception.
 template <typename Body>
 auto caught(Body&& body) -> decltype(body()) {
   try {
@@ -22,10 +25,7 @@ auto caught(Body&& body) -> decltype(body()) {
   } catch (const UsageError& error) {
     return invalid_argument_error(error.what());
   } catch (const std::exception& error) {
-    // LibTorch's messages go on with a stack trace.
-    std::string text = error.what();
-    text = text.substr(0, text.find("\nException raised from"));
-    return internal_error(text.substr(0, text.find("\nframe #")));
+    return status_of(error);
   } catch (...) {
     return internal_error("an exception that is no std::exception");
   }

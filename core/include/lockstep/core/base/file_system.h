@@ -84,6 +84,9 @@ class FileSystem {
   /// Sets an existing file's size: cuts it, or fills up with zeros. Durable with the next sync of
   /// the file.
   virtual Status truncate(const std::string& path, uint64_t size_bytes) = 0;
+  /// The path with symbolic links followed, for files that a user names; the path itself where that
+  /// can't be done. Never for what a checkpoint names.
+  virtual std::string follow_links(const std::string& path) { return path; }
 };
 
 /// The operating system's files. One object for the process; never destroyed.
@@ -102,6 +105,9 @@ Status make_dirs_durable(FileSystem& fs, const std::string& path);
 /// Removes a file or folder with all it holds. Not atomic. OK when there is nothing. Errors: those
 /// of FileSystem.
 Status remove_tree(FileSystem& fs, const std::string& path);
+/// An error of writing where a user wanted it: a folder that is not there is no missing input, but
+/// kIoError, with what to do.
+Status as_output_error(Status status);
 /// Whether a name exists. Errors: those of FileSystem other than kNotFound.
 Result<bool> exists(FileSystem& fs, const std::string& path);
 /// "a/b" from "a" and "b".
