@@ -40,7 +40,9 @@ class Campaign(runs.Case):
             same = len(set(digests.values())) == 1
             print(f"{'same' if same else 'DIFFERENT'} on {len(digests)} worlds: {model} {optimizer} "
                   f"{micro_batches} micro-batches, leaves of {leaf}", flush=True)
-        self.assertEqual(len({case["state_digest_by_ranks"][1] for case in found}), len(found), "digests tell recipes apart")
+        # Leaves of two add the pairs that a tree over eight adds first: the same numbers, and so the same digest.
+        apart = {case["state_digest_by_ranks"][1] for case in found if case["leaf_micro_batches"] == 1}
+        self.assertEqual(len(apart), len(found) // 2, "digests tell recipes apart")
         if self.out:
             with open(self.out, "w", encoding="utf-8") as file:
                 json.dump({"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "cases": found}, file, indent=1)
