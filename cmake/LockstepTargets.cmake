@@ -62,7 +62,8 @@ function(lockstep_add_test)
   foreach(room IN LISTS arg_PRIVATE_OF)
     target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/${room})
   endforeach()
-  set(env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1 ${arg_ENV})
+  set(env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1 ${arg_ENV}
+    LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/lsan.supp:print_suppressions=0)
   if(arg_RANKS)
     foreach(n IN LISTS arg_RANKS)
       add_test(NAME ${arg_NAME}.np${n} COMMAND ${MPIEXEC_EXECUTABLE} -n ${n} --oversubscribe
