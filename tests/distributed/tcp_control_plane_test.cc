@@ -8,11 +8,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <asio.hpp>
 #include <future>
 #include <thread>
 #include <tuple>
 
+#include "asio_headers.h"
 #include "distributed/control_plane_conformance.h"
 #include "distributed/test_settings.h"
 #include "plane_end.h"

@@ -2,7 +2,6 @@
 // The two ends of a TCP control plane: rank 0's centre of the star, and the spoke of every other
 // rank. Both live on the plane's io thread and speak to the caller through a PlaneInbox.
 
-#include <asio.hpp>
 #include <chrono>
 #include <functional>
 #include <map>
@@ -11,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "asio_headers.h"
 #include "control_protocol.h"
 #include "gather_round.h"
 #include "plane_inbox.h"

@@ -2,9 +2,9 @@
 // PlaneThread: the background thread of a TCP control plane. Nothing that is thrown on it ends the
 // process: it ends the plane, with an error for the caller and closed connections for the peers.
 
-#include <asio.hpp>
 #include <thread>
 
+#include "asio_headers.h"
 #include "plane_end.h"
 
 namespace lockstep {

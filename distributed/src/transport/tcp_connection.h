@@ -3,12 +3,12 @@
 // thread. Frames that are malformed or too long close it. Thread-safety: the io thread only.
 
 #include <array>
-#include <asio.hpp>
 #include <deque>
 #include <functional>
 #include <memory>
 #include <string>
 
+#include "asio_headers.h"
 #include "control_protocol.h"
 
 namespace lockstep {

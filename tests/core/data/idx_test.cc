@@ -41,7 +41,7 @@ TEST_F(Idx, ReadsDimensionsAndValues) {
 
 TEST_F(Idx, ReadsWhatIsLongerThanOnePiece) {
   std::string values;
-  for (int i = 0; i < 900'000; ++i) values.push_back(static_cast<char>(i * i >> 3));
+  for (unsigned i = 0; i < 900'000; ++i) values.push_back(static_cast<char>(i * i >> 3));
   Result<IdxArray> array = read(gzip_bytes(idx_bytes(0x802, {300'000, 3}, values)));
   ASSERT_TRUE(array.is_ok()) << array.status().to_string();
   EXPECT_EQ(std::string(array->values.begin(), array->values.end()), values);
