@@ -1,6 +1,11 @@
 #include "lockstep/checkpoint/checkpointer.h"
 
+#include <atomic>
+#include <system_error>
+#include <thread>
+
 #include "collective.h"
+#include "lockstep/core/base/caught.h"
 #include "lockstep/core/base/text.h"
 #include "restore.h"
 #include "save_protocol.h"
@@ -16,8 +21,17 @@ struct Checkpointer::Impl {
   int64_t lowest_generation = 1;
   Staging staging;
   SaveOutcome last_outcome = SaveOutcome::kNone;
+  std::optional<SaveProtocol> protocol;  // of the save under way
+  Status status_of_save;                 // the thread's, until it is joined
+  std::atomic<bool> has_save_ended = false;
+  std::thread behind;
 
+  ~Impl() {
+    if (behind.joinable()) behind.join();
+  }
   const Attempt* attempt_or_null() const { return attempt ? &*attempt : nullptr; }
+  SaveContext save_context();
+  Result<SaveReport> conclude_save(const SaveProtocol& done, const Status& status);
   void warn_of_other_build(const Restored& restored) const;
 };
 
@@ -95,6 +109,7 @@ void Checkpointer::Impl::warn_of_other_build(const Restored& restored) const {
 Result<std::optional<Restored>> Checkpointer::restore(const RestoreRequest& request) {
   LOCKSTEP_CHECK(request.schema != nullptr && request.into != nullptr,
                  "restore needs a schema and memory");
+  LOCKSTEP_CHECK(!is_saving(), "a save is under way");
   RestoreProtocol protocol({&impl_->options, impl_->options.plane, impl_->paths,
                             impl_->attempt_or_null(), impl_->attempt_number},
                            request);
@@ -107,34 +122,95 @@ Result<std::optional<Restored>> Checkpointer::restore(const RestoreRequest& requ
   return restored;
 }
 
-Result<SaveReport> Checkpointer::save(const SaveRequest& request) {
+SaveContext Checkpointer::Impl::save_context() {
+  SaveContext context;
+  context.options = &options;
+  context.plane = options.plane;
+  context.paths = paths;
+  context.attempt = attempt_or_null();
+  context.attempt_number = attempt_number;
+  context.parent_generation = parent_generation;
+  context.lowest_generation = lowest_generation;
+  context.staging = &staging;
+  return context;
+}
+
+namespace {
+
+void check_request(const SaveRequest& request) {
   LOCKSTEP_CHECK(request.schema != nullptr && request.owned != nullptr,
                  "save needs a schema and owned state");
   LOCKSTEP_CHECK(request.step >= 0, "step ", request.step, " can't be saved");
-  SaveContext context;
-  context.options = &impl_->options;
-  context.plane = impl_->options.plane;
-  context.paths = impl_->paths;
-  context.attempt = impl_->attempt_or_null();
-  context.attempt_number = impl_->attempt_number;
-  context.parent_generation = impl_->parent_generation;
-  context.lowest_generation = impl_->lowest_generation;
-  context.staging = &impl_->staging;
-  SaveProtocol protocol(context, request);
-  impl_->last_outcome = SaveOutcome::kFailed;
-  LOCKSTEP_RETURN_IF_ERROR(protocol.prepare());
-  protocol.stage();
+}
+
+/// What follows once the state is staged and the partial folder is there.
+Status write_and_commit(SaveProtocol& protocol) {
   protocol.write();
-  const Status voted = protocol.vote();
-  impl_->last_outcome = protocol.outcome();
-  LOCKSTEP_RETURN_IF_ERROR(voted);
-  const Status committed = protocol.commit();
-  impl_->last_outcome = protocol.outcome();
-  if (impl_->last_outcome == SaveOutcome::kDurable)
-    impl_->parent_generation = protocol.report().generation;
-  LOCKSTEP_RETURN_IF_ERROR(committed);
+  LOCKSTEP_RETURN_IF_ERROR(protocol.vote());
+  LOCKSTEP_RETURN_IF_ERROR(protocol.commit());
   protocol.retain();
-  return protocol.report();
+  return Status::ok();
+}
+
+}  // namespace
+
+Result<SaveReport> Checkpointer::Impl::conclude_save(const SaveProtocol& done,
+                                                     const Status& status) {
+  last_outcome = done.outcome();
+  if (last_outcome == SaveOutcome::kDurable) parent_generation = done.report().generation;
+  LOCKSTEP_RETURN_IF_ERROR(status);
+  return done.report();
+}
+
+Result<SaveReport> Checkpointer::save(const SaveRequest& request) {
+  check_request(request);
+  LOCKSTEP_CHECK(!is_saving(), "a save is under way");
+  impl_->last_outcome = SaveOutcome::kFailed;  // should a hook throw
+  SaveProtocol protocol(impl_->save_context(), request);
+  Status status = protocol.prepare();
+  if (status.is_ok()) {
+    protocol.stage();
+    status = write_and_commit(protocol);
+  }
+  return impl_->conclude_save(protocol, status);
+}
+
+void Checkpointer::start_save(const SaveRequest& request) {
+  check_request(request);
+  LOCKSTEP_CHECK(!is_saving(), "a save is under way");
+  Impl& impl = *impl_;
+  SaveProtocol& protocol = impl.protocol.emplace(impl.save_context(), request);
+  protocol.stage();
+  impl.has_save_ended = false;
+  auto rest = [&impl, &protocol] {
+    impl.status_of_save = caught([&] {
+      LOCKSTEP_RETURN_IF_ERROR(protocol.prepare());
+      return write_and_commit(protocol);
+    });
+    impl.has_save_ended = true;
+  };
+  try {
+    impl.behind = std::thread(rest);
+  } catch (const std::system_error& error) {
+    impl.options.log.warn(
+        cat("no thread to save behind training (", error.what(), "): training waits"));
+    rest();
+  }
+}
+
+bool Checkpointer::is_saving() const {
+  return impl_->protocol.has_value();
+}
+bool Checkpointer::has_save_ended() const {
+  return impl_->has_save_ended;
+}
+
+Result<SaveReport> Checkpointer::finish_save() {
+  LOCKSTEP_CHECK(is_saving(), "finish_save without start_save");
+  if (impl_->behind.joinable()) impl_->behind.join();
+  auto report = impl_->conclude_save(*impl_->protocol, impl_->status_of_save);
+  impl_->protocol.reset();
+  return report;
 }
 
 Status Checkpointer::check_not_fenced() const {

@@ -3,8 +3,8 @@
 //  random token into it;
 //     every rank reads that token back: ranks that see different disks end here.
 //  2. Preflight: same step and schema on all ranks; the bytes of all against the free space. Vote.
-//  3. Each rank copies its blocks, hashing in the same pass; writes its shard, syncs it, closes it,
-//  checks its size,
+//  3. Each rank copies its blocks, hashing in the same pass (behind training: before 1); writes its
+//  shard, syncs it, closes it, checks its size,
 //     syncs the partial folder. A failed sync is never retried.
 //  4. Vote. Any error: rank 0 removes the partial folder and every rank returns that error. Then
 //  every rank sends sizes and hashes of its shard.
@@ -23,6 +23,7 @@
 #include "save_protocol.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "block_hashes.h"
 #include "lockstep/core/base/caught.h"
@@ -60,8 +61,10 @@ std::string schema_text(const StateSchema& schema) {
 
 }  // namespace
 
-SaveProtocol::SaveProtocol(const SaveContext& context, const SaveRequest& request)
-    : context_(context), request_(request) {}
+SaveProtocol::SaveProtocol(const SaveContext& context, SaveRequest request)
+    : context_(context), request_(std::move(request)) {
+  for (const StateSlice& slice : request_.owned->slices) own_state_bytes_ += slice.bytes.size();
+}
 
 std::string SaveProtocol::what(std::string_view part) const {
   return cat("saving step ", request_.step, ": ", part);
@@ -131,15 +134,13 @@ Status SaveProtocol::prepare() {
 }
 
 Status SaveProtocol::check_space() const {
-  uint64_t own_bytes = 0;
-  for (const StateSlice& slice : request_.owned->slices) own_bytes += slice.bytes.size();
   const auto free = fs().free_bytes(context_.paths.checkpoints());
   const Status order = check_kind_order(*request_.schema);
   const std::string message = Packer()
                                   .status(order.is_ok() ? free.status() : order)
                                   .number(static_cast<uint64_t>(request_.step))
                                   .hash(xxh3_128(schema_text(*request_.schema)))
-                                  .number(own_bytes)
+                                  .number(own_state_bytes_)
                                   .number(free.is_ok() ? *free : 0)
                                   .take();
   LOCKSTEP_ASSIGN_OR_RETURN(
@@ -179,13 +180,13 @@ Status SaveProtocol::check_space() const {
 
 void SaveProtocol::stage() {
   const Stopwatch watch;
-  enter(3);
   own_status_ = caught([&] { return context_.staging->stage(*request_.schema, *request_.owned); });
   report_.stage_ms = watch.elapsed_ms();
   report_.staging_bytes = context_.staging->capacity_bytes();
 }
 
 void SaveProtocol::write() {
+  enter(3);
   if (!own_status_.is_ok()) return;
   const Stopwatch watch;
   auto shard = caught([&] {

@@ -1,7 +1,7 @@
 #pragma once
-// One save, as separable parts: prepare, stage, write, vote, commit. The Checkpointer runs them one
-// after the other; an asynchronous save runs all but stage() behind training, on a ControlPlane of
-// its own. Each part returns the same Status on every rank unless a peer was lost.
+// One save, as separable parts. save() runs them in the order of the numbers; start_save() runs
+// stage() first, and the others on a thread behind training. Each part returns the same Status on
+// every rank unless a peer was lost. Only stage() looks at the live state.
 
 #include <optional>
 #include <string>
@@ -29,7 +29,7 @@ struct SaveContext {
 
 class SaveProtocol {
  public:
-  SaveProtocol(const SaveContext& context, const SaveRequest& request);
+  SaveProtocol(const SaveContext& context, SaveRequest request);
 
   Status prepare();  ///< steps 1 and 2
   void stage();      ///< step 3, the copy; what goes wrong is told by vote()
@@ -68,7 +68,8 @@ class SaveProtocol {
   void abandon();
 
   SaveContext context_;
-  const SaveRequest& request_;
+  SaveRequest request_;
+  uint64_t own_state_bytes_ = 0;
   GenerationName name_;
   std::string partial_;
   Status own_status_;  ///< of stage() and write() on this rank

@@ -131,9 +131,10 @@ class Crash : public ::testing::Test {
     disk_.crash_keeping_all();
   }
 
-  Protocol saving(int num_ranks, const TweakOptions& tweak = {}) {
-    return [this, num_ranks, tweak](FileSystem& fs, bool* acknowledged) {
-      *acknowledged = save_state(fs, num_ranks, after_, 20, tweak).is_ok();
+  Protocol saving(int num_ranks, const TweakOptions& tweak = {},
+                  SaveMode mode = SaveMode::kInFront) {
+    return [this, num_ranks, tweak, mode](FileSystem& fs, bool* acknowledged) {
+      *acknowledged = save_state(fs, num_ranks, after_, 20, tweak, mode).is_ok();
     };
   }
 
@@ -150,6 +151,13 @@ TEST_F(Crash, ASaveLeavesTheOldOrTheNewStateWhereverItIsCut) {
     EXPECT_TRUE(rehearsal.ends_well);
     RecordProperty(cat("crashes_", num_ranks), rehearsal.num_crashes);
   }
+}
+
+TEST_F(Crash, ASaveBehindTrainingDoesToo) {
+  const Rehearsal rehearsal = rehearse(disk_, saving(2, {}, SaveMode::kBehind), before_, after_);
+  EXPECT_THAT(rehearsal.violations, ::testing::IsEmpty());
+  EXPECT_GT(rehearsal.num_kill_points, 20);
+  EXPECT_TRUE(rehearsal.ends_well);
 }
 
 TEST_F(Crash, RetentionNeverLeavesTheRunWithoutACheckpoint) {

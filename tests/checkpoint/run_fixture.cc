@@ -119,25 +119,32 @@ Status with_ranks(int num_ranks, const std::function<Status(World&)>& rank_main)
   return World::run_threads(num_ranks, rank_main, options);
 }
 
+SaveRequest request_of(const TestState& state, const OwnedState& owned, int64_t step) {
+  SaveRequest request;
+  request.schema = &state.schema();
+  request.owned = &owned;
+  request.step = step;
+  request.epoch = step / 10;
+  request.seed = 0xfeedfacecafebeefULL;
+  request.scalars = some_scalars(step);
+  request.metrics = {{"loss", 1.0 / static_cast<double>(step)}};
+  request.recipe_text = "[train]\nseed = 1\n";
+  request.recipe_hash = "0123";
+  return request;
+}
+
 Result<SaveReport> save_state(FileSystem& fs, int num_ranks, TestState& state, int64_t step,
-                              const TweakOptions& tweak) {
+                              const TweakOptions& tweak, SaveMode mode) {
   std::optional<SaveReport> report;
   const Status status = with_ranks(num_ranks, [&](World& world) -> Status {
     CheckpointerOptions options = quiet_options(fs, world.control_plane());
     if (tweak) tweak(options);
     LOCKSTEP_ASSIGN_OR_RETURN(Checkpointer checkpointer, Checkpointer::open(options));
     const OwnedState owned = state.owned(world.world_rank(), num_ranks);
-    SaveRequest request;
-    request.schema = &state.schema();
-    request.owned = &owned;
-    request.step = step;
-    request.epoch = step / 10;
-    request.seed = 0xfeedfacecafebeefULL;
-    request.scalars = some_scalars(step);
-    request.metrics = {{"loss", 1.0 / static_cast<double>(step)}};
-    request.recipe_text = "[train]\nseed = 1\n";
-    request.recipe_hash = "0123";
-    auto saved = checkpointer.save(request);
+    const SaveRequest request = request_of(state, owned, step);
+    if (mode == SaveMode::kBehind) checkpointer.start_save(request);
+    auto saved =
+        mode == SaveMode::kBehind ? checkpointer.finish_save() : checkpointer.save(request);
     LOCKSTEP_RETURN_IF_ERROR(saved.status());
     if (world.world_rank() == 0) report = *saved;
     return checkpointer.close();

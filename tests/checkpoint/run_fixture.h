@@ -50,9 +50,12 @@ using TweakRestore = std::function<void(RestoreRequest&)>;
 /// Runs `rank_main` on each of `num_ranks` threads. The Status of the lowest failing rank.
 Status with_ranks(int num_ranks, const std::function<Status(World&)>& rank_main);
 
+enum class SaveMode : uint8_t { kInFront, kBehind };
+/// What tests save: all of it is a function of `step`. `state` and `owned` must outlive it.
+SaveRequest request_of(const TestState& state, const OwnedState& owned, int64_t step);
 /// Opens, saves `state` as `step`, closes. What rank 0 reports.
 Result<SaveReport> save_state(FileSystem& fs, int num_ranks, TestState& state, int64_t step,
-                              const TweakOptions& tweak = {});
+                              const TweakOptions& tweak = {}, SaveMode mode = SaveMode::kInFront);
 /// Opens, restores into `state` (cut for `num_ranks`), closes. What rank 0 got back.
 Result<std::optional<Restored>> restore_state(FileSystem& fs, int num_ranks, TestState& state,
                                               const TweakRestore& tweak = {},

@@ -27,8 +27,11 @@ class Invariance(runs.Case):
     def test_what_is_not_in_the_recipe_changes_nothing(self):
         recipe = self.recipe(runs.MLP)
         expected = self.train(2, recipe)
-        for change in ("train.bucket_mib=0.01", "train.bucket_mib=100", "checkpoint.every_steps=3"):
-            report = self.train(2, recipe, "--set", change)
+        run = ("--run-dir", self.path("run"))
+        behind = ("--set", "checkpoint.mode=async", "--set", "checkpoint.when_busy=skip", *run)
+        for change, *more in (("train.bucket_mib=0.01",), ("train.bucket_mib=100",),
+                              ("checkpoint.every_steps=1", *behind)):
+            report = self.train(2, recipe, "--set", change, *more)
             self.assertEqual(report["state_digest"], expected["state_digest"], change)
             self.assertEqual(report["recipe_hash"], expected["recipe_hash"], change)
 
@@ -65,10 +68,17 @@ class Invariance(runs.Case):
             self.assertEqual(resumed["state_digest"], expected, f"{first} then {second} ranks")
 
     def test_sigkill_and_resume(self):
+        self.killed_and_resumed("sync")
+
+    def test_sigkill_and_resume_with_saves_behind_training(self):
+        self.killed_and_resumed("async")
+
+    def killed_and_resumed(self, mode):
         recipe = self.recipe(runs.MLP)
         more = ("--set", "train.steps=4000", "--set", "schedule.total_steps=8")
         run = self.path("run")
-        process = self.start(2, "train", recipe, "--run-dir", run, "--set", "checkpoint.every_steps=5", *more)
+        process = self.start(2, "train", recipe, "--run-dir", run, "--set", "checkpoint.every_steps=5",
+                             "--set", f"checkpoint.mode={mode}", *more)
         self.wait_for(lambda: self.num_checkpoints(run) >= 2, "two checkpoints")
         pids = runs.ranks_of(process.pid)
         runs.kill(pids[1])

@@ -148,6 +148,14 @@ void add_clip_eval_checkpoint(Keys& keys) {
       "checkpoint", int_key("every_steps", "0: not by steps").at_least(0).outside_hash()));
   keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::every_epochs>(
       "checkpoint", int_key("every_epochs", "0: not by epochs").at_least(0).outside_hash()));
+  keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::mode>(
+      "checkpoint", string_key("mode", "sync: training waits for a save; async: for its copy alone")
+                        .one_of({"sync", "async"})
+                        .outside_hash()));
+  keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::when_busy>(
+      "checkpoint", string_key("when_busy", "async: a save that is due during another")
+                        .one_of({"wait", "skip"})
+                        .outside_hash()));
   keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::keep_latest>(
       "checkpoint",
       int_key("keep_latest", "how many of the newest to keep").at_least(1).outside_hash()));

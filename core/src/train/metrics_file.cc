@@ -119,6 +119,7 @@ Status MetricsFile::cut_back_and_open(int64_t num_steps) {
     LOCKSTEP_RETURN_IF_ERROR(fs_.rename(fresh, path_));
   }
   LOCKSTEP_ASSIGN_OR_RETURN(file_, fs_.open_write(path_, OpenMode::kAppend));
+  LOCKSTEP_ASSIGN_OR_RETURN(syncer_, fs_.open_write(path_, OpenMode::kAppend));
   if (keep == 0 && num_steps > 0) {
     LOCKSTEP_RETURN_IF_ERROR(write_line(one_line(line_of("begin", num_steps))));
     LOCKSTEP_RETURN_IF_ERROR(flush());
@@ -165,23 +166,26 @@ Status MetricsFile::on_evaluation(const EvalRecord& record) {
   return flush();
 }
 
-Status MetricsFile::sync() {
-  LOCKSTEP_RETURN_IF_ERROR(flush());
-  return file_->sync();
+Status MetricsFile::sync_flushed() {
+  return syncer_->sync();
 }
 
 Status MetricsFile::on_save(const SaveRecord& record) {
-  Json json = line_of("save", record.num_steps);
-  json.update({{"status", record.status.is_ok() ? "durable" : record.status.to_string()},
+  Json json = line_of("save", record.told_after_steps);
+  const std::string status = record.is_skipped ? "skipped" : "durable";
+  json.update({{"status", record.status.is_ok() ? status : record.status.to_string()},
+               {"saved_num_steps", record.num_steps},
                {"generation", record.generation},
                {"state_digest", record.state_digest},
-               {"save_ms", record.save_ms}});
+               {"save_ms", record.save_ms},
+               {"stall_ms", record.stall_ms}});
   LOCKSTEP_RETURN_IF_ERROR(write_line(one_line(json)));
   return flush();
 }
 
 Status MetricsFile::on_roll_back(int64_t num_steps, std::string_view reason) {
   LOCKSTEP_RETURN_IF_ERROR(flush());
+  LOCKSTEP_RETURN_IF_ERROR(syncer_->close());
   LOCKSTEP_RETURN_IF_ERROR(file_->close());
   LOCKSTEP_RETURN_IF_ERROR(cut_back_and_open(num_steps));
   Json json = line_of("roll_back", num_steps);
@@ -190,7 +194,9 @@ Status MetricsFile::on_roll_back(int64_t num_steps, std::string_view reason) {
 }
 
 Status MetricsFile::close() {
-  LOCKSTEP_RETURN_IF_ERROR(sync());
+  LOCKSTEP_RETURN_IF_ERROR(flush());
+  LOCKSTEP_RETURN_IF_ERROR(file_->sync());
+  LOCKSTEP_RETURN_IF_ERROR(syncer_->close());
   return file_->close();
 }
 

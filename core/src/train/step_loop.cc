@@ -45,6 +45,7 @@ class Loop {
     if (options_.first_step == done_ && report_.end == LoopEnd::kDone && !report_.last_eval) {
       LOCKSTEP_RETURN_IF_ERROR(evaluate());
     }
+    LOCKSTEP_RETURN_IF_ERROR(finish_save());
     if (last_saved_ != done_ && done_ > 0) LOCKSTEP_RETURN_IF_ERROR(save());
     report_.num_steps = done_;
     return report_;
@@ -53,6 +54,7 @@ class Loop {
  private:
   Result<StepOutcome> one_step() {
     uint64_t flags = should_stop_ != nullptr && should_stop_() ? kFlagStop : 0;
+    if (is_saving_ && !keeper_.has_save_ended()) flags |= kFlagSaving;
     const auto& skipped = report_.skipped_steps;
     if (std::find(skipped.begin(), skipped.end(), done_) != skipped.end())
       return engine_.skip_step(done_, flags);
@@ -66,6 +68,8 @@ class Loop {
     report_.last_step = outcome.record;
     ++report_.num_steps_this_start;
     ++done_;
+    // All ranks saw the same flags, so all take the end of a save at the same step.
+    if ((outcome.flags & kFlagSaving) == 0) LOCKSTEP_RETURN_IF_ERROR(finish_save());
     bool at_end = done_ == options_.end_step;
     bool epoch_ends = done_ % options_.steps_per_epoch == 0;
     int64_t epochs = done_ / options_.steps_per_epoch;
@@ -84,6 +88,7 @@ class Loop {
           "; stopped as train.on_nonfinite = \"stop\" says (\"skip\" leaves such a step out, "
           "\"rollback\" goes back to the last checkpoint first)");
     }
+    LOCKSTEP_RETURN_IF_ERROR(finish_save());
     if (rolled_back_to_ && *rolled_back_to_ == last_saved_) {
       return invalid_argument_error(
           outcome.record.bad_numbers +
@@ -116,16 +121,42 @@ class Loop {
 
   Status save() {
     if (!options_.can_save) return Status::ok();
-    LOCKSTEP_ASSIGN_OR_RETURN(report_.last_save,
-                              keeper_.save(done_, report_.last_eval, report_.skipped_steps));
-    for (StepObserver* observer : observers_)
-      LOCKSTEP_RETURN_IF_ERROR(observer->on_save(*report_.last_save));
-    if (!report_.last_save->status.is_ok()) {
-      // In the middle of a run the next save may go well; at its end nothing comes after this one.
-      bool is_last = done_ == options_.end_step || report_.end != LoopEnd::kDone;
-      return is_last ? report_.last_save->status : Status::ok();
+    // Nothing is left to train after the last one, and its failure is the run's.
+    const bool is_last = done_ == options_.end_step || report_.end != LoopEnd::kDone;
+    if (is_saving_ && options_.skips_when_saving && !is_last) {
+      SaveRecord skipped;
+      skipped.is_skipped = true;
+      skipped.num_steps = done_;
+      return tell(skipped);
     }
-    last_saved_ = done_;
+    LOCKSTEP_RETURN_IF_ERROR(finish_save());
+    if (options_.saves_behind && !is_last) {
+      LOCKSTEP_RETURN_IF_ERROR(keeper_.start_save(done_, report_.last_eval, report_.skipped_steps));
+      is_saving_ = true;
+      return Status::ok();
+    }
+    LOCKSTEP_ASSIGN_OR_RETURN(SaveRecord record,
+                              keeper_.save(done_, report_.last_eval, report_.skipped_steps));
+    LOCKSTEP_RETURN_IF_ERROR(take(record));
+    return is_last ? record.status : Status::ok();
+  }
+
+  Status finish_save() {
+    if (!is_saving_) return Status::ok();
+    is_saving_ = false;
+    LOCKSTEP_ASSIGN_OR_RETURN(SaveRecord record, keeper_.finish_save());
+    return take(record);
+  }
+
+  Status take(const SaveRecord& record) {
+    report_.last_save = record;
+    if (record.status.is_ok()) last_saved_ = record.num_steps;
+    return tell(record);
+  }
+
+  Status tell(SaveRecord record) {
+    record.told_after_steps = done_;
+    for (StepObserver* observer : observers_) LOCKSTEP_RETURN_IF_ERROR(observer->on_save(record));
     return Status::ok();
   }
 
@@ -137,6 +168,7 @@ class Loop {
   LoopReport report_;
   int64_t done_ = 0;
   int64_t last_saved_ = -1;
+  bool is_saving_ = false;
   std::optional<int64_t> rolled_back_to_;
 };
 

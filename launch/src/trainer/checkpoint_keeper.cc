@@ -61,10 +61,8 @@ Scalars CheckpointKeeper::scalars(const std::vector<int64_t>& skipped_steps) con
   return scalars;
 }
 
-Result<SaveRecord> CheckpointKeeper::save(int64_t num_steps,
-                                          const std::optional<EvalRecord>& last_eval,
-                                          const std::vector<int64_t>& skipped_steps) {
-  Stopwatch watch;
+SaveRequest CheckpointKeeper::request(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
+                                      const std::vector<int64_t>& skipped_steps) const {
   SaveRequest request;
   request.schema = &schema_;
   request.owned = &owned_;
@@ -77,11 +75,48 @@ Result<SaveRecord> CheckpointKeeper::save(int64_t num_steps,
   }
   request.recipe_text = recipe_.text();
   request.recipe_hash = recipe_.hash();
-  request.before_commit = before_commit_;
+  // An error on this rank alone is told where all ranks vote.
+  const Status at_start = at_save_start_ ? at_save_start_() : Status::ok();
+  request.before_commit = [at_start, before_commit = before_commit_] {
+    LOCKSTEP_RETURN_IF_ERROR(at_start);
+    return before_commit ? before_commit() : Status::ok();
+  };
+  return request;
+}
+
+Result<SaveRecord> CheckpointKeeper::save(int64_t num_steps,
+                                          const std::optional<EvalRecord>& last_eval,
+                                          const std::vector<int64_t>& skipped_steps) {
+  Stopwatch watch;
+  const auto report = checkpointer_->save(request(num_steps, last_eval, skipped_steps));
+  LOCKSTEP_ASSIGN_OR_RETURN(SaveRecord record, record_of(num_steps, report));
+  record.save_ms = record.stall_ms = watch.elapsed_ms();
+  return record;
+}
+
+Status CheckpointKeeper::start_save(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
+                                    const std::vector<int64_t>& skipped_steps) {
+  since_start_of_save_ = Stopwatch();
+  saving_num_steps_ = num_steps;
+  checkpointer_->start_save(request(num_steps, last_eval, skipped_steps));
+  copy_ms_ = since_start_of_save_.elapsed_ms();
+  return Status::ok();
+}
+
+Result<SaveRecord> CheckpointKeeper::finish_save() {
+  Stopwatch watch;
+  const auto report = checkpointer_->finish_save();
+  const double wait_ms = watch.elapsed_ms();
+  LOCKSTEP_ASSIGN_OR_RETURN(SaveRecord record, record_of(saving_num_steps_, report));
+  record.save_ms = since_start_of_save_.elapsed_ms();
+  record.stall_ms = copy_ms_ + wait_ms;
+  return record;
+}
+
+Result<SaveRecord> CheckpointKeeper::record_of(int64_t num_steps,
+                                               const Result<SaveReport>& report) {
   SaveRecord record;
-  record.num_steps = num_steps;
-  auto report = checkpointer_->save(request);
-  record.save_ms = watch.elapsed_ms();
+  record.num_steps = record.told_after_steps = num_steps;
   if (report.is_ok()) {
     record.generation = report->generation;
     record.state_digest = report->state_digest.hex();

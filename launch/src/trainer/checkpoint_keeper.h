@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lockstep/checkpoint/checkpointer.h"
+#include "lockstep/core/base/deadline.h"
 #include "lockstep/core/recipe/recipe.h"
 #include "lockstep/core/recipe/schema.h"
 #include "lockstep/core/train/step_loop.h"
@@ -33,10 +34,16 @@ class CheckpointKeeper final : public StateKeeper {
 
   Result<SaveRecord> save(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
                           const std::vector<int64_t>& skipped_steps) override;
+  Status start_save(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
+                    const std::vector<int64_t>& skipped_steps) override;
+  bool has_save_ended() const override { return checkpointer_->has_save_ended(); }
+  Result<SaveRecord> finish_save() override;
   Result<int64_t> roll_back() override;
 
-  /// On rank 0: runs before each commit; an error fails the save on every rank.
-  void set_before_commit(std::function<Status()> before_commit) {
+  /// On rank 0: `at_start` runs when a save begins, on the thread that trains; `before_commit` runs
+  /// on any thread. An error of either fails the save on every rank.
+  void set_save_hooks(std::function<Status()> at_start, std::function<Status()> before_commit) {
+    at_save_start_ = std::move(at_start);
     before_commit_ = std::move(before_commit);
   }
 
@@ -57,6 +64,9 @@ class CheckpointKeeper final : public StateKeeper {
   Status adopt_user_state(const Scalars& scalars);
   Status check_not_taken_over();
   Scalars scalars(const std::vector<int64_t>& skipped_steps) const;
+  SaveRequest request(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
+                      const std::vector<int64_t>& skipped_steps) const;
+  Result<SaveRecord> record_of(int64_t num_steps, const Result<SaveReport>& report);
 
   DataParallel& parallel_;
   ShardedOptimizer& optimizer_;
@@ -68,7 +78,11 @@ class CheckpointKeeper final : public StateKeeper {
   StateSchema schema_;
   OwnedState owned_;
   uint64_t staging_bytes_ = 0;
+  std::function<Status()> at_save_start_;
   std::function<Status()> before_commit_;
+  int64_t saving_num_steps_ = 0;  ///< of the save under way
+  Stopwatch since_start_of_save_;
+  double copy_ms_ = 0;
   UserState user_state_;
 };
 

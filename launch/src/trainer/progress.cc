@@ -65,9 +65,12 @@ Status Progress::on_evaluation(const EvalRecord& record) {
 }
 
 Status Progress::on_save(const SaveRecord& record) {
-  if (record.status.is_ok()) {
+  if (record.is_skipped) {
+    line(cat("no checkpoint after step ", record.num_steps, ": the one before is still written"));
+  } else if (record.status.is_ok()) {
     line(cat("checkpoint after step ", record.num_steps, ": generation ", record.generation,
-             ", durable in ", fixed(record.save_ms, 0), " ms, state digest ", record.state_digest));
+             ", durable in ", fixed(record.save_ms, 0), " ms (training waited ",
+             fixed(record.stall_ms, 0), "), state digest ", record.state_digest));
   }
   return Status::ok();
 }

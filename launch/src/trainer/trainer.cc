@@ -300,7 +300,10 @@ Result<TrainReport> Trainer::run() {
                      .c_str(),
                  stderr);
     }
-    if (impl.metrics) impl.keeper->set_before_commit([&impl] { return impl.metrics->sync(); });
+    if (impl.metrics) {
+      impl.keeper->set_save_hooks([&impl] { return impl.metrics->flush(); },
+                                  [&impl] { return impl.metrics->sync_flushed(); });
+    }
   }
   RankZeroObservers rank_zero(mine, *impl.engine);
   if (saved) LOCKSTEP_RETURN_IF_ERROR(rank_zero.on_save(*saved));

@@ -67,6 +67,8 @@ StepLoopOptions loop_options(const Recipe& recipe, int64_t steps_per_epoch) {
   options.on_nonfinite = policy == "skip"
                              ? OnNonFinite::kSkip
                              : (policy == "rollback" ? OnNonFinite::kRollBack : OnNonFinite::kStop);
+  options.saves_behind = recipe.checkpoint().mode == "async";
+  options.skips_when_saving = recipe.checkpoint().when_busy == "skip";
   return options;
 }
 

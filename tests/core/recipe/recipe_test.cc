@@ -146,11 +146,12 @@ TEST(RecipeHash, LeavesOutWhatTheDesignLeavesOut) {
   for (const ResolvedKey& key : small.keys()) {
     if (!key.spec.is_in_hash) outside.push_back(key.full_name());
   }
-  EXPECT_THAT(outside,
-              ElementsAre("data.path", "data.loader_threads", "train.steps", "train.epochs",
-                          "train.bucket_mib", "eval.every_epochs", "checkpoint.every_steps",
-                          "checkpoint.every_epochs", "checkpoint.keep_latest",
-                          "checkpoint.keep_every_steps", "checkpoint.keep_best"));
+  EXPECT_THAT(
+      outside,
+      ElementsAre("data.path", "data.loader_threads", "train.steps", "train.epochs",
+                  "train.bucket_mib", "eval.every_epochs", "checkpoint.every_steps",
+                  "checkpoint.every_epochs", "checkpoint.mode", "checkpoint.when_busy",
+                  "checkpoint.keep_latest", "checkpoint.keep_every_steps", "checkpoint.keep_best"));
 }
 
 TEST(RecipeHash, IsTheSameForTheSameValuesFromAnotherPlace) {

@@ -13,6 +13,11 @@
 namespace lockstep {
 namespace {
 
+Status sync(MetricsFile& metrics) {
+  LOCKSTEP_RETURN_IF_ERROR(metrics.flush());
+  return metrics.sync_flushed();
+}
+
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -93,7 +98,8 @@ TEST_F(Metrics, LinesSayWhatHappened) {
   eval.accuracy = 0.75;
   ASSERT_TRUE(metrics->on_evaluation(eval).is_ok());
   SaveRecord save;
-  save.num_steps = 5;
+  save.num_steps = 4;  // behind training
+  save.told_after_steps = 5;
   save.generation = 7;
   save.state_digest = "abc";
   ASSERT_TRUE(metrics->on_save(save).is_ok());
@@ -111,6 +117,8 @@ TEST_F(Metrics, LinesSayWhatHappened) {
   EXPECT_EQ(found[1]["accuracy"], 0.75);
   EXPECT_EQ(found[2]["status"], "durable");
   EXPECT_EQ(found[2]["generation"], 7);
+  EXPECT_EQ(found[2]["num_steps"], 5);
+  EXPECT_EQ(found[2]["saved_num_steps"], 4);
   EXPECT_THAT(found[3]["status"].get<std::string>(), HasSubstr("no luck"));
 }
 
@@ -156,7 +164,7 @@ TEST_F(Metrics, ResumeKeepsWhatBelongsToTheRestoredStep) {
     eval.num_steps = 2;
     ASSERT_TRUE(metrics->on_evaluation(eval).is_ok());
     SaveRecord save;
-    save.num_steps = 2;
+    save.num_steps = save.told_after_steps = 2;
     ASSERT_TRUE(metrics->on_save(save).is_ok());
     write_steps(*metrics, 2, 3);
     ASSERT_TRUE(metrics->close().is_ok());
@@ -171,12 +179,12 @@ TEST_F(Metrics, ResumeKeepsWhatBelongsToTheRestoredStep) {
 TEST_F(Metrics, AnOlderStartWritesIntoNoFileOfTheNewerOne) {
   auto older = open(0);
   write_steps(*older, 0, 6);
-  ASSERT_TRUE(older->sync().is_ok());
+  ASSERT_TRUE(sync(*older).is_ok());
   auto newer = open(4);
   write_steps(*older, 6, 9);
-  ASSERT_TRUE(older->sync().is_ok());
+  ASSERT_TRUE(sync(*older).is_ok());
   write_steps(*newer, 4, 7);
-  ASSERT_TRUE(newer->sync().is_ok());
+  ASSERT_TRUE(sync(*newer).is_ok());
   write_steps(*older, 9, 12);
   ASSERT_TRUE(older->close().is_ok());
   ASSERT_TRUE(newer->close().is_ok());
@@ -281,7 +289,7 @@ TEST_F(Metrics, RollBackTakesBackItsSteps) {
   EXPECT_EQ(lines()[2]["reason"], "step 4 is bad");
 }
 
-// The checkpoint of step n is committed after sync(): whatever the crash does to the rest, a resume
+// The checkpoint of step n is committed after a sync: whatever the crash does to the rest, a resume
 // at n finds every step up to n once.
 TEST_F(Metrics, NoCrashLosesOrRepeatsAStep) {
   std::mt19937_64 random(5);
@@ -299,10 +307,10 @@ TEST_F(Metrics, NoCrashLosesOrRepeatsAStep) {
         for (int64_t end = step + count; step < end; ++step)
           ASSERT_TRUE(metrics->on_step(step_record(step)).is_ok());
         if (random() % 2 == 0) {
-          ASSERT_TRUE(metrics->sync().is_ok());
+          ASSERT_TRUE(sync(*metrics).is_ok());
           durable = step;
           SaveRecord save;
-          save.num_steps = step;
+          save.num_steps = save.told_after_steps = step;
           ASSERT_TRUE(metrics->on_save(save).is_ok());
         } else if (random() % 2 == 0) {
           EvalRecord eval;
@@ -331,7 +339,7 @@ TEST_F(Metrics, ManyLinesAreWrittenBeforeTheyAreSynced) {
   auto metrics = open(0);
   write_steps(*metrics, 0, 2000);
   EXPECT_THAT(text(), ::testing::Not(IsEmpty()));
-  ASSERT_TRUE(metrics->sync().is_ok());
+  ASSERT_TRUE(sync(*metrics).is_ok());
   EXPECT_EQ(numbers("step").size(), 2000u);
 }
 
@@ -339,7 +347,7 @@ TEST_F(Metrics, AFullDiskIsAnError) {
   auto metrics = open(0);
   fs_.set_capacity_bytes(100);
   write_steps(*metrics, 0, 2);
-  EXPECT_EQ(metrics->sync().code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(sync(*metrics).code(), StatusCode::kResourceExhausted);
 }
 
 }  // namespace

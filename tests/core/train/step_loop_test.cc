@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 #include <map>
 #include <set>
 
@@ -48,6 +49,7 @@ class FakeEngine final : public StepEngine {
 
   std::map<int64_t, int> bad_times;  ///< how often a step comes out bad
   int64_t peer_stops_at = -1;        ///< another rank's flag
+  std::set<int64_t> peer_saves_at;   ///< steps in which another rank still saves
   int64_t fails_at = -1;
 
  private:
@@ -55,7 +57,8 @@ class FakeEngine final : public StepEngine {
     StepOutcome outcome;
     outcome.record.step = step;
     outcome.record.loss = 1.0 / static_cast<double>(step + 1);
-    outcome.flags = flags | (step == peer_stops_at ? kFlagStop : 0);
+    outcome.flags = flags | (step == peer_stops_at ? kFlagStop : 0) |
+                    (peer_saves_at.contains(step) ? kFlagSaving : 0);
     return outcome;
   }
   Journal* journal_;
@@ -67,6 +70,22 @@ class FakeKeeper final : public StateKeeper {
   Result<SaveRecord> save(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
                           const std::vector<int64_t>& skipped_steps) override {
     journal_->push_back(cat("save ", num_steps));
+    return record_of(num_steps, last_eval, skipped_steps);
+  }
+  Status start_save(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
+                    const std::vector<int64_t>& skipped_steps) override {
+    journal_->push_back(cat("start ", num_steps));
+    started_ = [=, this] { return record_of(num_steps, last_eval, skipped_steps); };
+    return Status::ok();
+  }
+  bool has_save_ended() const override { return !is_slow; }
+  Result<SaveRecord> finish_save() override {
+    auto record = started_();
+    journal_->push_back(cat("finish ", record.is_ok() ? record->num_steps : -1));
+    return record;
+  }
+  Result<SaveRecord> record_of(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
+                               const std::vector<int64_t>& skipped_steps) {
     if (num_steps == breaks_at) return peer_failure_error("rank 1 is gone");
     SaveRecord record;
     record.num_steps = num_steps;
@@ -90,9 +109,11 @@ class FakeKeeper final : public StateKeeper {
   std::map<int64_t, std::vector<int64_t>> skipped_at_save;
   std::set<int64_t> fails_at;
   int64_t breaks_at = -1;
+  bool is_slow = false;  ///< a save behind training never ends by itself
 
  private:
   Journal* journal_;
+  std::function<Result<SaveRecord>()> started_;
 };
 
 class Watcher final : public StepObserver {
@@ -107,8 +128,13 @@ class Watcher final : public StepObserver {
     return Status::ok();
   }
   Status on_save(const SaveRecord& record) override {
-    journal_->push_back(
-        cat(name_, record.status.is_ok() ? " saved " : " not saved ", record.num_steps));
+    journal_->push_back(cat(
+        name_,
+        record.is_skipped       ? " skipped "
+        : record.status.is_ok() ? " saved "
+                                : " not saved ",
+        record.num_steps,
+        record.told_after_steps == record.num_steps ? "" : cat(" at ", record.told_after_steps)));
     return Status::ok();
   }
   Status on_roll_back(int64_t num_steps, std::string_view reason) override {
@@ -385,6 +411,94 @@ TEST_F(StepLoop, OptionsThatMakeNoSenseAreTheCallersMistake) {
   options_.first_step = 0;
   options_.steps_per_epoch = 0;
   EXPECT_THROW(run().status().ignore(), UsageError);
+}
+
+class StepLoopBehind : public StepLoop {
+ protected:
+  StepLoopBehind() {
+    options_.save_every_steps = 2;
+    options_.saves_behind = true;
+  }
+};
+
+TEST_F(StepLoopBehind, TakesTheEndOfASaveAtTheNextStepAndSavesTheLastInFront) {
+  Watcher watcher(&journal_, "w");
+  observers_ = {&watcher};
+  options_.end_step = 4;
+  LoopReport report = run_well();
+  EXPECT_THAT(journal_, ElementsAre("run 0", "w step 0", "run 1", "w step 1", "start 2", "run 2",
+                                    "w step 2", "finish 2", "w saved 2 at 3", "run 3", "w step 3",
+                                    "eval 4", "w eval 4", "save 4", "w saved 4"));
+  EXPECT_EQ(report.last_save->num_steps, 4);
+}
+
+TEST_F(StepLoopBehind, WaitsUntilNoRankSaves) {
+  engine_.peer_saves_at = {2, 3, 4};
+  options_.save_every_steps = 5;
+  options_.save_every_epochs = 1;
+  options_.steps_per_epoch = 2;
+  options_.end_step = 7;
+  run_well();
+  // At step 4 another save is due: training waits for the one under way.
+  EXPECT_THAT(journal_, ElementsAre("run 0", "run 1", "start 2", "run 2", "run 3", "finish 2",
+                                    "start 4", "run 4", "finish 4", "start 5", "run 5", "finish 5",
+                                    "start 6", "run 6", "finish 6", "eval 7", "save 7"));
+}
+
+TEST_F(StepLoopBehind, ASaveThatIsDueDuringAnotherCanBeLeftOut) {
+  Watcher watcher(&journal_, "w");
+  keeper_.is_slow = true;
+  options_.skips_when_saving = true;
+  run_well();
+  EXPECT_THAT(journal_, ElementsAre("run 0", "run 1", "start 2", "run 2", "run 3", "run 4", "run 5",
+                                    "eval 6", "finish 2", "save 6"));
+  journal_.clear();
+  keeper_.saved.clear();
+  observers_ = {&watcher};
+  run_well();
+  EXPECT_THAT(journal_, ::testing::Contains("w skipped 4"));
+  EXPECT_THAT(keeper_.saved, ElementsAre(2, 6));
+}
+
+TEST_F(StepLoopBehind, AStopWaitsAndSavesNoStepTwice) {
+  engine_.peer_stops_at = 1;
+  keeper_.is_slow = true;
+  LoopReport report = run_well();
+  EXPECT_THAT(journal_, ElementsAre("run 0", "run 1", "start 2", "finish 2"));
+  EXPECT_EQ(report.last_save->num_steps, 2);
+}
+
+TEST_F(StepLoopBehind, AFailedSaveIsToldAndTheStopSavesAgain) {
+  engine_.peer_stops_at = 1;
+  keeper_.is_slow = true;
+  keeper_.fails_at = {2};
+  EXPECT_EQ(run().status().code(), StatusCode::kResourceExhausted);
+  EXPECT_THAT(journal_, ElementsAre("run 0", "run 1", "start 2", "finish 2", "save 2"));
+}
+
+TEST_F(StepLoopBehind, AFailureInTheMiddleDoesNotEndTheRun) {
+  Watcher watcher(&journal_, "w");
+  observers_ = {&watcher};
+  keeper_.fails_at = {2};
+  run_well();
+  EXPECT_THAT(journal_, ::testing::Contains("w not saved 2 at 3"));
+  EXPECT_THAT(keeper_.saved, ElementsAre(4, 6));
+}
+
+TEST_F(StepLoopBehind, ALostPeerEndsTheRun) {
+  keeper_.breaks_at = 2;
+  EXPECT_EQ(run().status().code(), StatusCode::kPeerFailure);
+}
+
+TEST_F(StepLoopBehind, ARollBackWaitsForTheSaveThatItMayGoBackTo) {
+  engine_.bad_times[3] = 1;
+  keeper_.is_slow = true;
+  options_.end_step = 5;
+  options_.on_nonfinite = OnNonFinite::kRollBack;
+  run_well();
+  EXPECT_THAT(journal_, ElementsAre("start 0", "run 0", "run 1", "finish 0", "start 2", "run 2",
+                                    "run 3", "finish 2", "back 2", "run 2", "skip 3", "start 4",
+                                    "run 4", "eval 5", "finish 4", "save 5"));
 }
 
 }  // namespace

@@ -66,7 +66,7 @@ struct SaveRequest {
   std::string recipe_text;
   std::string recipe_hash;
   /// On rank 0, before the commit: makes durable what must not be older than the checkpoint
-  /// (metrics.jsonl).
+  /// (metrics.jsonl). Called from another thread when the save was started by start_save().
   std::function<Status()> before_commit;
 };
 
@@ -130,6 +130,7 @@ class Checkpointer {
   static Result<Checkpointer> open(const CheckpointerOptions& options);
   Checkpointer(Checkpointer&&) noexcept;
   Checkpointer& operator=(Checkpointer&&) noexcept;
+  /// Waits for a save that is under way; its deadlines bound that.
   ~Checkpointer();
 
   int64_t attempt() const;
@@ -148,6 +149,21 @@ class Checkpointer {
   /// fault: the checkpoint before is untouched. After kPeerFailure or kTimeout ask last_outcome().
   Result<SaveReport> save(const SaveRequest& request);
   SaveOutcome last_outcome() const;
+
+  /// save() in two halves, for training that goes on in between. start_save() returns once the
+  /// state is copied and hashed: what `request` points to may change then. The rest runs on a
+  /// thread of this object; `request.before_commit` is called there, and the plane is in use until
+  /// finish_save().
+  /// Collective. Requires: no save under way; `request.schema` outlives the save. Errors: told by
+  /// finish_save().
+  void start_save(const SaveRequest& request);
+  /// Between start_save() and finish_save().
+  bool is_saving() const;
+  /// Whether finish_save() would return at once. Ranks learn this at different times: agree on it
+  /// before finish_save(), or it waits for the slowest.
+  bool has_save_ended() const;
+  /// Waits for the save that was started. Collective. Requires: is_saving(). Errors: as save().
+  Result<SaveReport> finish_save();
 
   /// Attempt::check_not_fenced() on rank 0, which alone holds the attempt; OK on the others.
   /// Errors: kAborted when a newer attempt has begun; kIoError when that can't be told.

@@ -75,7 +75,9 @@ struct CheckpointRecipe {
   int64_t every_steps = 0;   ///< 0: not by steps
   int64_t every_epochs = 0;  ///< 0: not by epochs
   int64_t keep_latest = 3;
-  int64_t keep_every_steps = 0;  ///< also keep those at multiples of it; 0: none
+  int64_t keep_every_steps = 0;    ///< also keep those at multiples of it; 0: none
+  std::string mode = "sync";       ///< "async": all saves but the last go on behind training
+  std::string when_busy = "wait";  ///< async: "skip" leaves out a save that is due during another
   std::string
       keep_best;  ///< "max:accuracy", "min:loss": also keep the best by this metric; empty: none
 };

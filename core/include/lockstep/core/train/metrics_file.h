@@ -3,8 +3,9 @@
 // saves, roll backs. No step stands in it twice and none is lost: it is synced before each save,
 // and cut back to the restored step on resume. Each line has "event" and "num_steps" (steps done
 // when it was written) and "unix_s" (wall clock); numbers that are not finite are null. A file that
-// does not start at step 0 says so in its first line ("begin"). Thread-safety: one thread, on one
-// rank.
+// does not start at step 0 says so in its first line ("begin"). A save's line is written when its
+// end is known; "saved_num_steps" says which state it holds. Thread-safety: one thread, on one
+// rank, but for sync_flushed().
 
 #include <memory>
 #include <string>
@@ -27,9 +28,11 @@ class MetricsFile final : public StepObserver {
   Status on_evaluation(const EvalRecord& record) override;
   Status on_save(const SaveRecord& record) override;
   Status on_roll_back(int64_t num_steps, std::string_view reason) override;
-  /// Makes all lines durable: before each checkpoint is committed, so that none is newer than its
-  /// metrics. Errors: those of the file system.
-  Status sync();
+  /// Hands all lines to the system. Errors: those of the file system.
+  Status flush();
+  /// Makes what was flushed durable: before each checkpoint is committed, so that none is newer
+  /// than its metrics. From any thread. Errors: those of the file system.
+  Status sync_flushed();
   /// Makes all lines durable and closes the file. Errors: those of the file system.
   Status close();
 
@@ -37,11 +40,11 @@ class MetricsFile final : public StepObserver {
   MetricsFile(FileSystem& fs, std::string path) : fs_(fs), path_(std::move(path)) {}
   Status cut_back_and_open(int64_t num_steps);
   Status write_line(std::string line);
-  Status flush();
 
   FileSystem& fs_;
   std::string path_;
   std::unique_ptr<WritableFile> file_;
+  std::unique_ptr<WritableFile> syncer_;  ///< of the same file, for sync_flushed() alone
   std::string pending_;
 };
 

@@ -41,14 +41,18 @@ struct EvalRecord {
 struct SaveRecord {
   Status status;  ///< not OK: the save failed on every rank, the previous checkpoint is untouched,
                   ///< training can go on
-  int64_t num_steps = 0;
+  bool is_skipped = false;       ///< nothing was saved: the one before was still being written
+  int64_t num_steps = 0;         ///< done in the state that was saved
+  int64_t told_after_steps = 0;  ///< done when its end was known
   int64_t generation = 0;
   std::string state_digest;
-  double save_ms = 0;
+  double save_ms = 0;   ///< until it was durable and every rank knew
+  double stall_ms = 0;  ///< what training waited of that
 };
 
 /// Bits of the flag word on which ranks agree at each step.
-inline constexpr uint64_t kFlagStop = 1;  ///< save and leave
+inline constexpr uint64_t kFlagStop = 1;    ///< save and leave
+inline constexpr uint64_t kFlagSaving = 2;  ///< this rank's part of a save is under way
 
 struct StepOutcome {
   StepRecord record;
@@ -76,6 +80,14 @@ class StateKeeper {
   /// that leaves training able to go on (the record's status). Errors returned here end the run.
   virtual Result<SaveRecord> save(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
                                   const std::vector<int64_t>& skipped_steps) = 0;
+  /// save() in two halves, with training in between: this one returns once the state is copied.
+  /// Requires: none under way. Errors of the save are told by finish_save().
+  virtual Status start_save(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
+                            const std::vector<int64_t>& skipped_steps) = 0;
+  /// Whether this rank's part of the save that was started is over; other ranks may not be there.
+  virtual bool has_save_ended() const = 0;
+  /// Waits for the save that was started, and gives its record. Errors: as save().
+  virtual Result<SaveRecord> finish_save() = 0;
   /// Restores the last saved state; returns its number of steps. Errors: kNotFound when there is
   /// none.
   virtual Result<int64_t> roll_back() = 0;
@@ -110,6 +122,9 @@ struct StepLoopOptions {
   OnNonFinite on_nonfinite = OnNonFinite::kStop;
   std::vector<int64_t> skipped_steps;  ///< decided earlier, from the checkpoint
   bool can_save = true;                ///< false: no run directory; nothing is saved
+  bool saves_behind = false;           ///< all saves but the last go on behind training
+  bool skips_when_saving = false;  ///< with it: a save that is due while one is under way is left
+                                   ///< out, else training waits
 };
 
 enum class LoopEnd : uint8_t { kDone, kStoppedBySignal, kStoppedByLimit };
