@@ -92,6 +92,8 @@ Result<std::string> RestoreProtocol::refuse_or_move_aside() {
   LOCKSTEP_RETURN_IF_ERROR(context_.attempt->check_not_fenced());
   const std::string to = path_join(context_.paths.run_dir, aside_folder(context_.attempt_number));
   LOCKSTEP_RETURN_IF_ERROR(fs().rename(from, to));
+  // Nothing may take the old name on the disk before the old folder has its new one.
+  LOCKSTEP_RETURN_IF_ERROR(fs().sync_dir(context_.paths.run_dir));
   LOCKSTEP_RETURN_IF_ERROR(fs().make_dir(from));
   LOCKSTEP_RETURN_IF_ERROR(fs().sync_dir(context_.paths.run_dir));
   context_.options->log.warn(

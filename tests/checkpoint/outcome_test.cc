@@ -3,7 +3,9 @@
 // Covers: save_protocol.cc checkpointer.cc
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <new>
+#include <stdexcept>
 
 #include "forwarding_file_system.h"
 #include "lockstep/core/base/memory_file_system.h"
@@ -190,6 +192,63 @@ TEST(Outcome, ARankWithoutMemoryToReadSaysSoToAll) {
     EXPECT_THAT(status.message(), HasSubstr("rank 1"));
   }
   EXPECT_TRUE(exists(fs, kCommitted).value());
+}
+
+/// Thrown where a rank is stopped for good.
+struct Stopped : std::runtime_error {
+  Stopped() : std::runtime_error("stopped") {}
+};
+
+TEST(Outcome, IsRightWhicheverNumberedStepIsTheLast) {
+  MemoryFileSystem disk;
+  TestState before(small_schema(), 1);
+  TestState after(small_schema(), 2);
+  ASSERT_TRUE(save_state(disk, 2, before, 10).is_ok());
+  disk.crash_keeping_all();
+  for (int last_step = 1; last_step <= 9; ++last_step) {
+    for (int culprit : {0, 1}) {
+      const auto copy = disk.after_crash({});
+      std::vector<std::vector<int>> seen(2);
+      std::vector<SaveOutcome> outcomes(2, SaveOutcome::kNone);
+      EXPECT_THROW(with_ranks(2,
+                              [&](World& world) -> Status {
+                                CheckpointerOptions options =
+                                    quiet_options(*copy, world.control_plane());
+                                options.on_save_step = [&](int step, int world_rank) {
+                                  seen[static_cast<size_t>(world_rank)].push_back(step);
+                                  // Only rank 0 runs 5 to 7 and 9.
+                                  const bool is_shared = step <= 4 || step == 8;
+                                  if (step >= last_step && world_rank == (is_shared ? culprit : 0))
+                                    throw Stopped();
+                                };
+                                auto checkpointer = Checkpointer::open(options);
+                                const OwnedState owned = after.owned(world.world_rank(), 2);
+                                SaveRequest request;
+                                request.schema = &after.schema();
+                                request.owned = &owned;
+                                request.step = 20;
+                                const auto saved = checkpointer->save(request);
+                                outcomes[static_cast<size_t>(world.world_rank())] =
+                                    checkpointer->last_outcome();
+                                return saved.status();
+                              })
+                       .is_ok(),
+                   Stopped);
+      EXPECT_TRUE(std::is_sorted(seen[0].begin(), seen[0].end()));
+      if (culprit == 0 && last_step >= 5 && last_step <= 8) {
+        EXPECT_EQ(outcomes[1], SaveOutcome::kUnknown);
+      }
+      if (culprit == 0 && last_step <= 4) {
+        EXPECT_EQ(outcomes[1], SaveOutcome::kFailed);
+      }
+      copy->crash_losing_all();
+      TestState read(small_schema(), 0);
+      const auto restored = restore_state(*copy, 1, read);
+      ASSERT_TRUE(restored.is_ok()) << restored.status().message();
+      EXPECT_TRUE((last_step < 9 && read == before) || read == after)
+          << "step " << last_step << " of rank " << culprit;
+    }
+  }
 }
 
 }  // namespace

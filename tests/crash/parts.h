@@ -1,0 +1,56 @@
+#pragma once
+// The parts of the campaign: each hurts a run in one way as often as it is told to, and counts what
+// it tried and what was lost. A part tells its progress on stderr and its result as one JSON object
+// on stdout. Thread-safety: one part at a time.
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "lockstep/core/base/status.h"
+
+namespace lockstep::crash {
+
+/// What a part is told on the command line: "--states 1000" is {"states", "1000"}.
+struct PartOptions {
+  std::map<std::string, std::string> values;
+  int64_t number(const std::string& name, int64_t fallback) const;
+  std::string text(const std::string& name, const std::string& fallback) const;
+};
+
+/// What a part tried and found.
+class PartResult {
+ public:
+  /// Counts something by name; the campaign's script knows the names.
+  int64_t& count(const std::string& name) { return counts_[name]; }
+  /// Something was lost, or a promise broken. The first ones are kept word by word.
+  void violate(const std::string& what);
+  int64_t num_violations() const { return num_violations_; }
+  void add_violations(const std::vector<std::string>& all);
+  /// A table of the report: a control and whether it was caught, a world pair and its digest.
+  void note(const std::string& table, const std::string& row, const std::string& value) {
+    tables_[table][row] = value;
+  }
+  std::string to_json() const;
+
+ private:
+  std::map<std::string, int64_t> counts_;
+  std::map<std::string, std::map<std::string, std::string>> tables_;
+  std::vector<std::string> violations_;
+  int64_t num_violations_ = 0;
+};
+
+/// "progress <done> <total>" on stderr, not more often than every 100 ms.
+void tell_progress(int64_t done, int64_t total);
+
+/// Crash states of the in-memory model, and the wrong protocols that it must catch.
+PartResult run_model_part(const PartOptions& options);
+/// Errors of the disk at each call of each operation.
+PartResult run_error_part(const PartOptions& options);
+/// Single bits of every byte class.
+PartResult run_flip_part(const PartOptions& options);
+/// Saved at each of 8 numbers of ranks, read at each.
+PartResult run_world_part(const PartOptions& options);
+
+}  // namespace lockstep::crash

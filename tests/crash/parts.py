@@ -1,0 +1,165 @@
+"""The parts of the campaign as the script sees them: what each runs, what it must reach, what a row of the report is."""
+import collections
+import json
+import os
+import subprocess
+import threading
+import time
+
+
+class Context:
+    """What a part is given: the build, the form, a folder of its own, a place to tell how far it is."""
+
+    def __init__(self, chosen, folder, tell):
+        self.program = os.path.join(chosen.build, "tests", "crash_campaign")
+        self.lockstep = os.path.join(chosen.build, "bin", "lockstep")
+        self.is_short = chosen.short
+        self.jobs = chosen.jobs
+        self.folder = folder
+        self.tell = tell
+
+
+def row(part, what, tried, lost, seconds, at_least=None, **more):
+    verdict = "passed"
+    if lost:
+        verdict = f"FAILED: {lost} lost"
+    elif at_least is not None and tried < at_least:
+        verdict = f"FAILED: fewer than {at_least:,} tried"
+    return dict(part=part, what=what, tried=tried, lost=lost, seconds=seconds, at_least=at_least, verdict=verdict, **more)
+
+
+def not_run(part, what, reason, at_least=None):
+    return dict(part=part, what=what, tried=0, lost=0, seconds=0, at_least=at_least, verdict=f"not run: {reason}")
+
+
+def line_of(each):
+    if each["verdict"].startswith("not run"):
+        return f"{each['part']:12s} {each['what']}: {each['verdict']}"
+    return (f"{each['part']:12s} {each['what']}: {each['tried']:,} tried, {each['lost']} lost, {each['seconds']:.0f} s: "
+            f"{each['verdict']}")
+
+
+class Crashed(Exception):
+    pass
+
+
+def run_program(context, part, options, shares):
+    """Runs the program's part, its work shared by several processes; the sums of what they report."""
+    total = {"counts": collections.Counter(), "tables": {}, "num_violations": 0, "violations": []}
+    progress = [0.0] * shares
+    failures = []
+    lock = threading.Lock()
+
+    def run_share(index):
+        command = [context.program, part, "--part", str(index), "--parts", str(shares)]
+        for name, value in options.items():
+            command += [f"--{name}", str(value).replace("{share}", str(index))]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            lines = []
+            for line in process.stderr:
+                words = line.split()
+                if len(words) == 3 and words[0] == "progress":
+                    progress[index] = int(words[1]) / max(1, int(words[2]))
+                    context.tell(sum(progress) / shares)
+                else:
+                    lines.append(line)
+            output = process.stdout.read()
+            status = process.wait()
+        with lock:
+            if status not in (0, 1):
+                failures.append(f"{' '.join(command)} ended with {status}: {''.join(lines[-10:])}")
+                return
+            result = json.loads(output)
+            total["counts"].update(result["counts"])
+            for table, entries in result["tables"].items():
+                merge(total["tables"].setdefault(table, {}), entries)
+            total["num_violations"] += result["num_violations"]
+            total["violations"] += result["violations"]
+
+    threads = [threading.Thread(target=run_share, args=(index,)) for index in range(shares)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise Crashed("; ".join(failures))
+    return total
+
+
+def merge(table, entries):
+    """Adds numbers; keeps the first of two equal texts."""
+    for name, value in entries.items():
+        old = table.get(name)
+        if old is not None and old.isdigit() and value.isdigit():
+            value = str(int(old) + int(value))
+        table[name] = value
+
+
+class ProgramPart:
+    """A part that is the program's alone. `counts` are (name of the count, what it is, least in the long form)."""
+
+    def __init__(self, name, counts, short, long, can_share=True, needs_folder=False):
+        self.name = name
+        self._counts = counts
+        self._options = {True: short, False: long}
+        self._can_share = can_share
+        self._needs_folder = needs_folder
+
+    def counts_of(self, context, options, total):
+        """Counts that only all shares together have."""
+        return {}
+
+    def run(self, context):
+        options = dict(self._options[context.is_short])
+        if self._needs_folder:
+            options["folder"] = context.folder
+        start = time.monotonic()
+        try:
+            total = run_program(context, self.name, options, context.jobs if self._can_share else 1)
+        except Crashed as error:
+            what = self._counts[0][1]
+            return [row(self.name, what, 0, 1, time.monotonic() - start, violations=[str(error)])]
+        total["counts"].update(self.counts_of(context, options, total))
+        seconds = time.monotonic() - start
+        rows = []
+        for name, what, least in self._counts:
+            tried = sum(count for key, count in total["counts"].items() if key == name or
+                        (name.endswith("*") and key.startswith(name[:-1])))
+            first = not rows
+            rows.append(row(self.name, what, tried, total["num_violations"] if first else 0, seconds if first else 0,
+                            None if context.is_short else least,
+                            **({"tables": total["tables"], "violations": total["violations"],
+                                "counts": dict(total["counts"])} if first else {})))
+        return rows
+
+
+class ModelPart(ProgramPart):
+    """Two processes may meet one disk: it counts once."""
+
+    def run(self, context):
+        for options in self._options.values():
+            options["hashes"] = os.path.join(context.folder, "states-{share}")
+        return super().run(context)
+
+    def counts_of(self, context, options, total):
+        states = set()
+        for share in range(context.jobs):
+            with open(options["hashes"].replace("{share}", str(share)), encoding="ascii") as file:
+                states.update(file.read().split())
+        return {"states": len(states)}
+
+
+PARTS = [
+    ModelPart("model", [("states", "distinct crash states in memory, 1-4 ranks; 8 wrong protocols as controls", 100_000),
+                          ("kill_points", "calls at which the model was cut", None)],
+                short={"exhaustive": 16, "samples": 8, "cut-starts": 4},
+                long={"exhaustive": 2048, "samples": 256, "cut-starts": 60}),
+    ProgramPart("errors", [("errors_*", "ENOSPC, EDQUOT, EIO and short writes at the k-th call, 1-4 ranks", 1000)],
+                short={"every": 40}, long={"every": 1}),
+    ProgramPart("flips", [("flips", "single bits of a checkpoint's files, refused before a tensor has them", 100_000),
+                          ("flips_attempt_file", "single bits of attempt files", None),
+                          ("flips_token", "single bits of the token", None)],
+                short={"every": 60}, long={"every": 1}),
+    ProgramPart("worlds", [("pairs", "pairs of numbers of ranks (saved on 1-8, read on 1-8)", 64)],
+                short={}, long={}, can_share=False, needs_folder=True),
+]
