@@ -45,5 +45,5 @@ configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/lockstep-config.cmake.
   ${PROJECT_BINARY_DIR}/lockstep-config.cmake INSTALL_DESTINATION ${package_dir})
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/lockstep-config-version.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/lockstep-config.cmake ${PROJECT_BINARY_DIR}/lockstep-config-version.cmake
-              ${PROJECT_SOURCE_DIR}/cmake/LockstepTorch.cmake ${PROJECT_SOURCE_DIR}/cmake/LockstepXxhash.cmake
+              ${PROJECT_SOURCE_DIR}/cmake/LockstepTorch.cmake ${PROJECT_SOURCE_DIR}/cmake/LockstepPlainLibraries.cmake
         DESTINATION ${package_dir})

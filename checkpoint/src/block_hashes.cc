@@ -49,22 +49,12 @@ Result<std::vector<std::vector<uint64_t>>> read_block_hashes(FileSystem& fs,
 }
 
 Status verify_shard(FileSystem& fs, const std::string& folder, const Manifest& manifest,
-                    size_t shard_index) {
+                    size_t shard_index, BlockStream& stream) {
   LOCKSTEP_ASSIGN_OR_RETURN(
       const ShardReader reader,
       ShardReader::open(fs, folder, manifest.schema, manifest.shards[shard_index],
                         manifest.shard_identity(shard_index)));
-  std::vector<std::byte> scratch;
-  for (const ShardExtent& extent : reader.layout().extents) {
-    const FlatSpace& space = space_of(manifest.schema, extent.kind_index);
-    for (BlockRun rest = extent.blocks; rest.num_blocks() > 0;) {
-      const BlockRun piece = next_piece(space, rest, kReadPieceBytes);
-      scratch.resize(run_bytes(space, piece));
-      LOCKSTEP_RETURN_IF_ERROR(reader.read_blocks(extent, piece, scratch));
-      rest.first = piece.end;
-    }
-  }
-  return Status::ok();
+  return stream.verify(reader);
 }
 
 bool is_bad_content(const Status& status) {

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "block_stream.h"
 #include "lockstep/checkpoint/manifest.h"
 
 namespace lockstep {
@@ -16,10 +17,10 @@ Result<std::vector<std::vector<uint64_t>>> read_block_hashes(FileSystem& fs,
                                                              const std::string& folder,
                                                              const Manifest& manifest);
 
-/// Reads all of one shard. OK when everything in it is as the manifest says. Errors: as
-/// ShardReader.
+/// Reads all of one shard through `stream`. OK when everything in it is as the manifest says.
+/// Errors: as BlockStream::read.
 Status verify_shard(FileSystem& fs, const std::string& folder, const Manifest& manifest,
-                    size_t shard_index);
+                    size_t shard_index, BlockStream& stream);
 
 /// Whether it says that content is wrong, and not that it could not be read. A file of a committed
 /// checkpoint that is not there is as wrong as one with other bytes.

@@ -1,11 +1,13 @@
 #include "lockstep/checkpoint/checkpointer.h"
 
+#include <algorithm>
 #include <atomic>
 #include <system_error>
 #include <thread>
 
 #include "collective.h"
 #include "lockstep/core/base/caught.h"
+#include "lockstep/core/base/environment.h"
 #include "lockstep/core/base/text.h"
 #include "restore.h"
 #include "save_protocol.h"
@@ -30,7 +32,8 @@ struct Checkpointer::Impl {
     if (behind.joinable()) behind.join();
   }
   const Attempt* attempt_or_null() const { return attempt ? &*attempt : nullptr; }
-  SaveContext save_context();
+  SaveContext save_context(bool is_behind);
+  void require_no_save() const { LOCKSTEP_CHECK(!protocol, "a save is under way"); }
   Result<SaveReport> conclude_save(const SaveProtocol& done, const Status& status);
   void warn_of_other_build(const Restored& restored) const;
 };
@@ -109,7 +112,7 @@ void Checkpointer::Impl::warn_of_other_build(const Restored& restored) const {
 Result<std::optional<Restored>> Checkpointer::restore(const RestoreRequest& request) {
   LOCKSTEP_CHECK(request.schema != nullptr && request.into != nullptr,
                  "restore needs a schema and memory");
-  LOCKSTEP_CHECK(!is_saving(), "a save is under way");
+  impl_->require_no_save();
   RestoreProtocol protocol({&impl_->options, impl_->options.plane, impl_->paths,
                             impl_->attempt_or_null(), impl_->attempt_number},
                            request);
@@ -122,7 +125,7 @@ Result<std::optional<Restored>> Checkpointer::restore(const RestoreRequest& requ
   return restored;
 }
 
-SaveContext Checkpointer::Impl::save_context() {
+SaveContext Checkpointer::Impl::save_context(bool is_behind) {
   SaveContext context;
   context.options = &options;
   context.plane = options.plane;
@@ -132,6 +135,12 @@ SaveContext Checkpointer::Impl::save_context() {
   context.parent_generation = parent_generation;
   context.lowest_generation = lowest_generation;
   context.staging = &staging;
+  context.staging_budget_bytes = options.staging_budget_bytes;
+  if (!is_behind) {
+    const uint64_t budget = options.staging_budget_bytes;
+    context.staging_budget_bytes =
+        budget == 0 ? kFrontStagingBytes : std::min(budget, kFrontStagingBytes);
+  }
   return context;
 }
 
@@ -143,9 +152,9 @@ void check_request(const SaveRequest& request) {
   LOCKSTEP_CHECK(request.step >= 0, "step ", request.step, " can't be saved");
 }
 
-/// What follows once the state is staged and the partial folder is there.
-Status write_and_commit(SaveProtocol& protocol) {
-  protocol.write();
+/// What follows once the partial folder is there.
+Status write_and_commit(SaveProtocol& protocol, bool stages_itself) {
+  protocol.write(stages_itself);
   LOCKSTEP_RETURN_IF_ERROR(protocol.vote());
   LOCKSTEP_RETURN_IF_ERROR(protocol.commit());
   protocol.retain();
@@ -164,38 +173,44 @@ Result<SaveReport> Checkpointer::Impl::conclude_save(const SaveProtocol& done,
 
 Result<SaveReport> Checkpointer::save(const SaveRequest& request) {
   check_request(request);
-  LOCKSTEP_CHECK(!is_saving(), "a save is under way");
+  impl_->require_no_save();
   impl_->last_outcome = SaveOutcome::kFailed;  // should a hook throw
-  SaveProtocol protocol(impl_->save_context(), request);
+  SaveProtocol protocol(impl_->save_context(/*is_behind=*/false), request);
   Status status = protocol.prepare();
   if (status.is_ok()) {
-    protocol.stage();
-    status = write_and_commit(protocol);
+    protocol.begin_stage();
+    status = write_and_commit(protocol, /*stages_itself=*/true);
   }
   return impl_->conclude_save(protocol, status);
 }
 
 void Checkpointer::start_save(const SaveRequest& request) {
   check_request(request);
-  LOCKSTEP_CHECK(!is_saving(), "a save is under way");
+  impl_->require_no_save();
   Impl& impl = *impl_;
-  SaveProtocol& protocol = impl.protocol.emplace(impl.save_context(), request);
-  protocol.stage();
+  SaveProtocol& protocol = impl.protocol.emplace(impl.save_context(/*is_behind=*/true), request);
+  protocol.begin_stage();
+  protocol.stage_what_fits();
   impl.has_save_ended = false;
-  auto rest = [&impl, &protocol] {
+  const auto rest = [&impl, &protocol](bool stages_itself) {
     impl.status_of_save = caught([&] {
       LOCKSTEP_RETURN_IF_ERROR(protocol.prepare());
-      return write_and_commit(protocol);
+      return write_and_commit(protocol, stages_itself);
     });
+    if (!impl.status_of_save.is_ok()) protocol.stop_staging(impl.status_of_save);
     impl.has_save_ended = true;
   };
   try {
-    impl.behind = std::thread(rest);
+    impl.behind = std::thread([rest, &impl] {
+      yield_to_other_threads(impl.options.background_nice);
+      rest(/*stages_itself=*/false);
+    });
   } catch (const std::system_error& error) {
     impl.options.log.warn(
         cat("no thread to save behind training (", error.what(), "): training waits"));
-    rest();
+    rest(/*stages_itself=*/true);
   }
+  protocol.stage_rest();
 }
 
 bool Checkpointer::is_saving() const {

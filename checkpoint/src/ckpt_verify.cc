@@ -16,7 +16,7 @@ namespace {
 /// A run of blocks for one thread to read.
 struct Task {
   const ShardReader* reader = nullptr;
-  const ShardExtent* extent = nullptr;
+  size_t extent_index = 0;
   BlockRun blocks;
 };
 
@@ -37,11 +37,12 @@ class Verifier {
   Verifier(const Manifest& manifest, VerifyReport* report) : manifest_(manifest), report_(report) {}
 
   void add(const ShardReader& reader) {
-    for (const ShardExtent& extent : reader.layout().extents) {
+    for (size_t i = 0; i < reader.layout().extents.size(); ++i) {
+      const ShardExtent& extent = reader.layout().extents[i];
       const FlatSpace& space = space_of(manifest_.schema, extent.kind_index);
       for (BlockRun rest = extent.blocks; rest.num_blocks() > 0;) {
         const BlockRun piece = next_piece(space, rest, kReadPieceBytes);
-        tasks_.push_back({&reader, &extent, piece});
+        tasks_.push_back({&reader, i, piece});
         rest.first = piece.end;
       }
     }
@@ -59,9 +60,10 @@ class Verifier {
     std::vector<std::byte> scratch;
     for (size_t i = next_++; i < tasks_.size(); i = next_++) {
       const Task& task = tasks_[i];
-      const FlatSpace& space = space_of(manifest_.schema, task.extent->kind_index);
+      const FlatSpace& space =
+          space_of(manifest_.schema, task.reader->layout().extents[task.extent_index].kind_index);
       scratch.resize(run_bytes(space, task.blocks));
-      if (!task.reader->read_blocks(*task.extent, task.blocks, scratch).is_ok())
+      if (!task.reader->read_blocks(task.extent_index, task.blocks, scratch).is_ok())
         look_closer(task, space);
       std::lock_guard lock(mutex_);
       report_->num_blocks += static_cast<uint64_t>(task.blocks.num_blocks());
@@ -74,7 +76,7 @@ class Verifier {
     std::vector<std::byte> bytes;
     for (int64_t block = task.blocks.first; block < task.blocks.end; ++block) {
       bytes.resize(run_bytes(space, {block, block + 1}));
-      const Status status = task.reader->read_blocks(*task.extent, {block, block + 1}, bytes);
+      const Status status = task.reader->read_blocks(task.extent_index, {block, block + 1}, bytes);
       if (status.is_ok()) continue;
       std::lock_guard lock(mutex_);
       if (!is_bad_content(status)) {

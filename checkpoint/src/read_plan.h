@@ -6,16 +6,11 @@
 #include <span>
 #include <vector>
 
+#include "block_stream.h"
 #include "lockstep/checkpoint/manifest.h"
 #include "staging.h"
 
 namespace lockstep {
-
-struct ReadItem {
-  size_t extent_index = 0;  ///< into the shard's layout
-  BlockRun blocks;
-  std::span<std::byte> to;  ///< exactly their bytes
-};
 
 struct ShardReads {
   size_t shard_index = 0;

@@ -218,38 +218,34 @@ Status RestoreProtocol::check_parts(const Manifest& manifest) const {
       cat("the ranks do not take each block once (shard i: rank i): ", covered.message()));
 }
 
+BlockStream RestoreProtocol::make_stream(bool may_read_cache) const {
+  BlockStreamOptions options;
+  options.method = context_.options->io_method;
+  options.may_read_cache = may_read_cache;
+  options.timeout_s = context_.options->data_timeout_s;
+  return {fs(), options};
+}
+
 Status RestoreProtocol::read_own(const Manifest& manifest, const std::string& folder,
                                  int64_t* shard_at_fault) {
   LOCKSTEP_ASSIGN_OR_RETURN(const auto slices, index_slices(manifest.schema, *request_.into));
   LOCKSTEP_ASSIGN_OR_RETURN(const auto reads, plan_reads(manifest.schema, manifest.shards, slices));
-  std::vector<std::byte> scratch;
+  BlockStream stream = make_stream(/*may_read_cache=*/true);
   for (const ShardReads& of_shard : reads) {
     *shard_at_fault = static_cast<int64_t>(of_shard.shard_index);
     LOCKSTEP_ASSIGN_OR_RETURN(
         const ShardReader reader,
         ShardReader::open(fs(), folder, manifest.schema, manifest.shards[of_shard.shard_index],
                           manifest.shard_identity(of_shard.shard_index)));
-    for (const ReadItem& item : of_shard.items) {
-      const ShardExtent& extent = reader.layout().extents[item.extent_index];
-      const FlatSpace& space = space_of(manifest.schema, extent.kind_index);
-      std::span<std::byte> to = item.to;
-      for (BlockRun rest = item.blocks; rest.num_blocks() > 0;) {
-        const BlockRun piece = next_piece(space, rest, kReadPieceBytes);
-        scratch.resize(run_bytes(space, piece));
-        LOCKSTEP_RETURN_IF_ERROR(reader.read_blocks(extent, piece, scratch));
-        std::copy(scratch.begin(), scratch.end(), to.begin());
-        to = to.subspan(scratch.size());
-        own_bytes_read_ += scratch.size();
-        rest.first = piece.end;
-      }
-    }
+    LOCKSTEP_RETURN_IF_ERROR(stream.read(reader, of_shard.items));
   }
+  own_bytes_read_ += stream.bytes_read();
   if (is_rank_0()) {
     // Shards of ranks that owned nothing are read by nobody else.
     for (size_t i = 0; i < manifest.shards.size(); ++i) {
       if (!manifest.shards[i].runs.empty()) continue;
       *shard_at_fault = static_cast<int64_t>(i);
-      LOCKSTEP_RETURN_IF_ERROR(verify_shard(fs(), folder, manifest, i));
+      LOCKSTEP_RETURN_IF_ERROR(verify_shard(fs(), folder, manifest, i, stream));
     }
   }
   *shard_at_fault = -1;
@@ -293,8 +289,10 @@ Result<bool> RestoreProtocol::read_together(const Manifest& manifest, const std:
 
 Result<std::string> RestoreProtocol::judge(const Manifest& manifest, const std::string& folder,
                                            const std::vector<int64_t>& accused) {
+  // The disk itself is asked: a page of the cache may be what is bad.
+  BlockStream stream = make_stream(/*may_read_cache=*/false);
   for (int64_t shard : std::set<int64_t>(accused.begin(), accused.end())) {
-    const Status status = verify_shard(fs(), folder, manifest, static_cast<size_t>(shard));
+    const Status status = verify_shard(fs(), folder, manifest, static_cast<size_t>(shard), stream);
     if (status.is_ok()) continue;
     if (!is_bad_content(status)) return status;
     LOCKSTEP_RETURN_IF_ERROR(quarantine(manifest.name(), status));

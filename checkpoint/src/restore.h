@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "block_stream.h"
 #include "collective.h"
 #include "lockstep/checkpoint/checkpointer.h"
 #include "lockstep/checkpoint/manifest.h"
@@ -44,6 +45,7 @@ class RestoreProtocol {
   Result<std::optional<Candidate>> newest_whole(const RunFolder& folder);
   Result<std::optional<Candidate>> share_candidate(const Result<std::optional<Candidate>>& mine);
   Status quarantine(const GenerationName& name, const Status& why);
+  BlockStream make_stream(bool may_read_cache) const;
   Status check_fit(const Manifest& manifest) const;
   Status check_parts(const Manifest& manifest) const;
   Result<bool> read_together(const Manifest& manifest, const std::string& folder);

@@ -3,9 +3,10 @@
 //  random token into it;
 //     every rank reads that token back: ranks that see different disks end here.
 //  2. Preflight: same step and schema on all ranks; the bytes of all against the free space. Vote.
-//  3. Each rank copies its blocks, hashing in the same pass (behind training: before 1); writes its
-//  shard, syncs it, closes it, checks its size,
-//     syncs the partial folder. A failed sync is never retried.
+//  3. Each rank copies its blocks in pieces, hashing in the same pass, and writes each piece of its
+//  shard while it copies the next; sets the shard's exact size, syncs it, closes it, checks its
+//  size, syncs the partial folder. A failed sync is never retried. (Behind training the copy begins
+//  before 1 on the training thread, which waits only where the buffers do not hold all of it.)
 //  4. Vote. Any error: rank 0 removes the partial folder and every rank returns that error. Then
 //  every rank sends sizes and hashes of its shard.
 //  5. Rank 0 reads every shard's header and checksum table back, checks that each block of each
@@ -178,24 +179,67 @@ Status SaveProtocol::check_space() const {
   return Status::ok();
 }
 
-void SaveProtocol::stage() {
+void SaveProtocol::begin_stage() {
   const Stopwatch watch;
-  own_status_ = caught([&] { return context_.staging->stage(*request_.schema, *request_.owned); });
+  const CheckpointerOptions& options = *context_.options;
+  own_status_ = caught([&] {
+    return context_.staging->begin(*request_.schema, *request_.owned, context_.staging_budget_bytes,
+                                   options.staging_piece_bytes);
+  });
   report_.stage_ms = watch.elapsed_ms();
-  report_.staging_bytes = context_.staging->capacity_bytes();
 }
 
-void SaveProtocol::write() {
+void SaveProtocol::stage_what_fits() {
+  if (!own_status_.is_ok()) return;
+  fill_while([this] { return context_.staging->has_room(); });
+}
+
+void SaveProtocol::stage_rest() {
+  fill_while([] { return true; });
+}
+
+void SaveProtocol::fill_while(const std::function<bool()>& goes_on) {
+  const Stopwatch watch;
+  Staging& staging = *context_.staging;
+  const Status status = caught([&] {
+    while (!staging.is_filled() && goes_on()) {
+      LOCKSTEP_RETURN_IF_ERROR(staging.fill_next(data_deadline()));
+    }
+    return Status::ok();
+  });
+  if (!status.is_ok()) staging.stop(status);  // write() finds it and tells
+  report_.stage_ms += watch.elapsed_ms();
+}
+
+void SaveProtocol::write(bool stages_itself) {
   enter(3);
   if (!own_status_.is_ok()) return;
   const Stopwatch watch;
+  const CheckpointerOptions& options = *context_.options;
+  ShardWriteOptions how;
+  how.method = options.io_method;
+  how.fills_itself = stages_itself;
+  how.max_bytes_per_s = stages_itself ? 0 : options.max_write_bytes_per_s;
+  how.timeout_s = options.data_timeout_s;
   auto shard = caught([&] {
-    return write_shard(fs(), partial_, *request_.schema, {name_, own_shard()}, *context_.staging);
+    return write_shard(fs(), partial_, *request_.schema, {name_, own_shard()}, *context_.staging,
+                       how);
   });
   own_status_ = shard.status();
-  if (shard.is_ok()) written_ = *shard;
+  if (shard.is_ok()) {
+    written_ = *shard;
+  } else {
+    stop_staging(own_status_);
+  }
   report_.own_bytes = written_.bytes;
+  report_.io_method = written_.method;
+  report_.sync_ms = written_.sync_ms;
   report_.write_ms = watch.elapsed_ms();
+  report_.staging_bytes = context_.staging->capacity_bytes();
+}
+
+void SaveProtocol::stop_staging(const Status& why) {
+  context_.staging->stop(why);
 }
 
 Status SaveProtocol::vote() {

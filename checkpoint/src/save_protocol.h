@@ -1,8 +1,10 @@
 #pragma once
-// One save, as separable parts. save() runs them in the order of the numbers; start_save() runs
-// stage() first, and the others on a thread behind training. Each part returns the same Status on
-// every rank unless a peer was lost. Only stage() looks at the live state.
+// One save, as separable parts. save() runs them in the order of the numbers and copies each piece
+// of the state when it is its turn to be written. start_save() copies on its caller's thread and
+// runs the others on a thread behind training. Each part returns the same Status on every rank
+// unless a peer was lost. Only staging looks at the live state.
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -10,6 +12,7 @@
 #include "collective.h"
 #include "lockstep/checkpoint/checkpointer.h"
 #include "lockstep/checkpoint/manifest.h"
+#include "shard_writer.h"
 #include "staging.h"
 
 namespace lockstep {
@@ -25,6 +28,7 @@ struct SaveContext {
   int64_t lowest_generation =
       1;  ///< of the new checkpoint, when the run folder asks for none higher
   Staging* staging = nullptr;
+  uint64_t staging_budget_bytes = 0;
 };
 
 class SaveProtocol {
@@ -32,11 +36,19 @@ class SaveProtocol {
   SaveProtocol(const SaveContext& context, SaveRequest request);
 
   Status prepare();  ///< steps 1 and 2
-  void stage();      ///< step 3, the copy; what goes wrong is told by vote()
-  void write();      ///< step 3, the disk; what goes wrong is told by vote()
-  Status vote();     ///< step 4
-  Status commit();   ///< steps 5 to 8
-  void retain();     ///< step 9; failures are only told
+  /// Step 3, the copy, planned; then copied as far as there are buffers; then the rest, as write()
+  /// on another thread gives them back. What goes wrong is told by vote().
+  void begin_stage();
+  void stage_what_fits();
+  void stage_rest();
+  /// Step 3, the disk; what goes wrong is told by vote(). With `stages_itself` also what is left of
+  /// the copy, piece by piece while others are being written.
+  void write(bool stages_itself);
+  /// Lets stage_rest() return, when this save has failed before write().
+  void stop_staging(const Status& why);
+  Status vote();    ///< step 4
+  Status commit();  ///< steps 5 to 8
+  void retain();    ///< step 9; failures are only told
 
   SaveOutcome outcome() const { return outcome_; }
   const SaveReport& report() const { return report_; }
@@ -55,6 +67,7 @@ class SaveProtocol {
   Deadline data_deadline() const { return Deadline::after_s(context_.options->data_timeout_s); }
   std::string what(std::string_view part) const;
   void enter(int step) const;
+  void fill_while(const std::function<bool()>& goes_on);
   ShardName own_shard() const;
   std::string final_folder() const { return context_.paths.generation(name_); }
 
@@ -72,7 +85,7 @@ class SaveProtocol {
   uint64_t own_state_bytes_ = 0;
   GenerationName name_;
   std::string partial_;
-  Status own_status_;  ///< of stage() and write() on this rank
+  Status own_status_;  ///< of begin_stage() and write() on this rank
   WrittenShard written_;
   std::vector<Peer> peers_;
   SaveOutcome outcome_ = SaveOutcome::kFailed;

@@ -159,26 +159,35 @@ Status ShardReader::reopen() {
   return Status::ok();
 }
 
-Status ShardReader::read_blocks(const ShardExtent& extent, BlockRun blocks,
+BlockPlace ShardReader::place_of(size_t extent_index, int64_t block) const {
+  const ShardExtent& extent = layout_.extents[extent_index];
+  const FlatSpace& space = space_of(*schema_, extent.kind_index);
+  return {data_offset_ + extent.begin + run_bytes(space, {extent.blocks.first, block}),
+          run_bytes(space, {block, block + 1})};
+}
+
+Status ShardReader::check_hash(size_t extent_index, int64_t block, uint64_t found) const {
+  const ShardExtent& extent = layout_.extents[extent_index];
+  const uint64_t expected =
+      hashes_[extent.first_hash + static_cast<size_t>(block - extent.blocks.first)];
+  if (found == expected) return Status::ok();
+  return corruption_error(cat(path_, ": tensor ", extent_name(*schema_, extent), ": block ", block,
+                              " has the hash ", hex64(found), ", expected ", hex64(expected)));
+}
+
+Status ShardReader::read_blocks(size_t extent_index, BlockRun blocks,
                                 std::span<std::byte> out) const {
+  const ShardExtent& extent = layout_.extents[extent_index];
   const FlatSpace& space = space_of(*schema_, extent.kind_index);
   LOCKSTEP_CHECK(is_open(), path_, " is closed");
   LOCKSTEP_CHECK(blocks.first >= extent.blocks.first && blocks.end <= extent.blocks.end,
                  "blocks outside their extent");
   LOCKSTEP_CHECK(out.size() == run_bytes(space, blocks), "a buffer of ", out.size(),
                  " bytes for blocks of ", run_bytes(space, blocks));
-  const uint64_t skip = run_bytes(space, {extent.blocks.first, blocks.first});
-  LOCKSTEP_RETURN_IF_ERROR(file_->read(data_offset_ + extent.begin + skip, out));
+  LOCKSTEP_RETURN_IF_ERROR(file_->read(place_of(extent_index, blocks.first).file_begin, out));
   for (int64_t block = blocks.first; block < blocks.end; ++block) {
     const uint64_t bytes = run_bytes(space, {block, block + 1});
-    const uint64_t expected =
-        hashes_[extent.first_hash + static_cast<size_t>(block - extent.blocks.first)];
-    const uint64_t found = xxh3_64(out.first(bytes));
-    if (found != expected) {
-      return corruption_error(cat(path_, ": tensor ", extent_name(*schema_, extent), ": block ",
-                                  block, " has the hash ", hex64(found), ", expected ",
-                                  hex64(expected)));
-    }
+    LOCKSTEP_RETURN_IF_ERROR(check_hash(extent_index, block, xxh3_64(out.first(bytes))));
     out = out.subspan(bytes);
   }
   return Status::ok();

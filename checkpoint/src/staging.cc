@@ -1,6 +1,7 @@
 #include "staging.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "lockstep/core/base/hash.h"
 #include "lockstep/core/base/text.h"
@@ -56,52 +57,172 @@ std::vector<KindRuns> runs_of(const StateSchema& schema, const std::vector<Index
   return all;
 }
 
-Status Staging::stage(const StateSchema& schema, const OwnedState& owned) {
-  LOCKSTEP_ASSIGN_OR_RETURN(const auto slices, index_slices(schema, owned));
-  runs_ = runs_of(schema, slices);
+Status Staging::begin(const StateSchema& schema, const OwnedState& owned, uint64_t budget_bytes,
+                      uint64_t piece_bytes) {
+  slices_.clear();
+  next_slice_ = 0;
+  next_block_ = 0;
+  done_of_block_ = 0;
+  next_offset_ = 0;
+  hash_of_cut_.reset();
+  hashes_.clear();
+  filled_.clear();
+  num_taken_ = 0;
+  stopped_ = Status::ok();
+  layout_ = {};
+  runs_.clear();
+
+  LOCKSTEP_ASSIGN_OR_RETURN(slices_, index_slices(schema, owned));
+  schema_ = &schema;
+  runs_ = runs_of(schema, slices_);
   auto layout = plan_shard(schema, runs_);
   if (!layout.is_ok()) return internal_error(layout.status().message());
   layout_ = std::move(*layout);
-  if (layout_.table_begin > capacity_bytes_) {
-    buffer_.reset();
-    buffer_ = std::make_unique_for_overwrite<std::byte[]>(layout_.table_begin);
-    capacity_bytes_ = layout_.table_begin;
-  }
-  hashes_.clear();
   hashes_.reserve(layout_.num_blocks);
-  std::span<std::byte> to(buffer_.get(), layout_.table_begin);
-  for (const IndexedSlice& item : slices) {
-    const FlatSpace& space = space_of(schema, item.kind_index);
-    std::span<const std::byte> from = item.slice->bytes;
-    for (int64_t block = item.slice->blocks.first; block < item.slice->blocks.end; ++block) {
-      const uint64_t bytes = run_bytes(space, {block, block + 1});
-      hashes_.push_back(copy_and_xxh3_64(from.first(bytes), to.first(bytes)));
-      from = from.subspan(bytes);
-      to = to.subspan(bytes);
-    }
+  if (!slices_.empty()) next_block_ = slices_.front().slice->blocks.first;
+
+  // A state smaller than a piece takes no more memory than it needs.
+  piece_bytes = std::min(bulk_align_up(piece_bytes), bulk_align_up(layout_.data_bytes()));
+  if (piece_bytes > piece_bytes_) {
+    buffers_.clear();
+    piece_bytes_ = piece_bytes;
   }
+  num_pieces_ = piece_bytes_ == 0
+                    ? 0
+                    : static_cast<size_t>((layout_.data_bytes() + piece_bytes_ - 1) / piece_bytes_);
+  constexpr size_t kLeastBuffers = 2;
+  max_buffers_ = std::max(num_pieces_, kLeastBuffers);
+  if (budget_bytes > 0 && piece_bytes_ > 0) {
+    max_buffers_ = std::clamp<size_t>(budget_bytes / piece_bytes_, kLeastBuffers, max_buffers_);
+  }
+  if (buffers_.size() > max_buffers_) buffers_.resize(max_buffers_);
+  free_.clear();
+  for (size_t i = buffers_.size(); i-- > 0;) free_.push_back(i);
   return Status::ok();
 }
 
-Result<WrittenShard> write_shard(FileSystem& fs, const std::string& folder,
-                                 const StateSchema& schema, const ShardIdentity& identity,
-                                 const Staging& staging) {
-  const std::string path = path_join(folder, shard_file(identity.shard));
-  const std::string prefix = shard_prefix(schema, staging.layout(), identity);
-  const WrittenShard shard{prefix.size() + staging.layout().data_bytes(), xxh3_128(prefix),
-                           xxh3_128(staging.table())};
-  LOCKSTEP_ASSIGN_OR_RETURN(auto file, fs.open_write(path, OpenMode::kCreateExclusive));
-  LOCKSTEP_RETURN_IF_ERROR(file->write(std::as_bytes(std::span(prefix))));
-  if (!staging.bytes().empty()) LOCKSTEP_RETURN_IF_ERROR(file->write(staging.bytes()));
-  if (!staging.table().empty()) LOCKSTEP_RETURN_IF_ERROR(file->write(staging.table()));
-  LOCKSTEP_RETURN_IF_ERROR(file->sync());
-  LOCKSTEP_RETURN_IF_ERROR(file->close());
-  LOCKSTEP_ASSIGN_OR_RETURN(const FileInfo info, fs.stat(path));
-  if (info.size_bytes != shard.bytes) {
-    return io_error(cat(path, ": wrote ", shard.bytes, " bytes, the file has ", info.size_bytes));
+uint64_t Staging::capacity_bytes() const {
+  return piece_bytes_ * buffers_.size() + 8 * hashes_.capacity();
+}
+
+bool Staging::has_room() {
+  std::lock_guard lock(mutex_);
+  return !stopped_.is_ok() || !free_.empty() || buffers_.size() < max_buffers_;
+}
+
+Result<size_t> Staging::free_buffer(Deadline deadline) {
+  std::unique_lock lock(mutex_);
+  if (stopped_.is_ok() && free_.empty() && buffers_.size() < max_buffers_) {
+    LOCKSTEP_ASSIGN_OR_RETURN(AlignedBuffer buffer, AlignedBuffer::make(piece_bytes_));
+    buffers_.push_back(std::move(buffer));
+    return buffers_.size() - 1;
   }
-  LOCKSTEP_RETURN_IF_ERROR(fs.sync_dir(folder));
-  return shard;
+  const auto left = std::chrono::duration<double>(deadline.remaining_s());
+  const bool came =
+      changed_.wait_for(lock, left, [&] { return !stopped_.is_ok() || !free_.empty(); });
+  LOCKSTEP_RETURN_IF_ERROR(stopped_);
+  if (!came) {
+    return timeout_error(
+        cat("staging: no buffer was written and given back within ", deadline.length_s(), " s"));
+  }
+  const size_t buffer = free_.back();
+  free_.pop_back();
+  return buffer;
+}
+
+Status Staging::fill_next(Deadline deadline) {
+  LOCKSTEP_CHECK(!is_filled(), "everything is staged");
+  LOCKSTEP_ASSIGN_OR_RETURN(const size_t index, free_buffer(deadline));
+  const std::span<std::byte> to = buffers_[index].bytes().first(piece_bytes_);
+  const uint64_t offset = next_offset_;
+  const uint64_t bytes = fill(to);
+  const uint64_t padded = bulk_align_up(bytes);
+  std::fill(to.begin() + static_cast<ptrdiff_t>(bytes), to.begin() + static_cast<ptrdiff_t>(padded),
+            std::byte{0});
+  std::lock_guard lock(mutex_);
+  next_offset_ = offset + bytes;
+  filled_.push_back({index, offset, to.first(padded)});
+  changed_.notify_all();
+  return Status::ok();
+}
+
+/// Blocks, then what fits of the checksum table. Returns the bytes that are used.
+uint64_t Staging::fill(std::span<std::byte> to) {
+  const uint64_t blocks = copy_blocks(to);
+  if (next_slice_ < slices_.size()) return blocks;
+  const uint64_t done = next_offset_ + blocks - layout_.table_begin;
+  const uint64_t part = std::min<uint64_t>(table().size() - done, to.size() - blocks);
+  std::copy_n(table().begin() + static_cast<ptrdiff_t>(done), part,
+              to.begin() + static_cast<ptrdiff_t>(blocks));
+  return blocks + part;
+}
+
+uint64_t Staging::copy_blocks(std::span<std::byte> to) {
+  const uint64_t room = to.size();
+  while (next_slice_ < slices_.size() && !to.empty()) {
+    const IndexedSlice& item = slices_[next_slice_];
+    const FlatSpace& space = space_of(*schema_, item.kind_index);
+    const BlockRun& own = item.slice->blocks;
+    const std::span<const std::byte> from =
+        item.slice->bytes
+            .subspan(run_bytes(space, {own.first, next_block_}),
+                     run_bytes(space, {next_block_, next_block_ + 1}))
+            .subspan(done_of_block_);
+    const uint64_t part = std::min<uint64_t>(from.size(), to.size());
+    if (done_of_block_ == 0 && part == from.size()) {
+      hashes_.push_back(copy_and_xxh3_64(from, to.first(part)));
+    } else {  // the block lies in two pieces, or more
+      if (!hash_of_cut_) hash_of_cut_.emplace();
+      std::copy_n(from.begin(), part, to.begin());
+      hash_of_cut_->update(to.first(part));
+      done_of_block_ += part;
+      if (part == from.size()) {
+        hashes_.push_back(hash_of_cut_->digest_64());
+        hash_of_cut_.reset();
+      }
+    }
+    to = to.subspan(part);
+    if (part < from.size()) break;
+    done_of_block_ = 0;
+    if (++next_block_ == own.end && ++next_slice_ < slices_.size()) {
+      next_block_ = slices_[next_slice_].slice->blocks.first;
+    }
+  }
+  return room - to.size();
+}
+
+std::optional<StagedPiece> Staging::take() {
+  std::lock_guard lock(mutex_);
+  if (num_taken_ == filled_.size()) return std::nullopt;
+  return filled_[num_taken_++];
+}
+
+bool Staging::is_all_taken() {
+  std::lock_guard lock(mutex_);
+  return num_taken_ == num_pieces_;
+}
+
+Status Staging::wait_filled(Deadline deadline) {
+  std::unique_lock lock(mutex_);
+  const auto left = std::chrono::duration<double>(deadline.remaining_s());
+  const bool came = changed_.wait_for(
+      lock, left, [&] { return !stopped_.is_ok() || num_taken_ < filled_.size(); });
+  LOCKSTEP_RETURN_IF_ERROR(stopped_);
+  if (came) return Status::ok();
+  return timeout_error(
+      cat("staging: training did not copy its state within ", deadline.length_s(), " s"));
+}
+
+void Staging::give_back(const StagedPiece& piece) {
+  std::lock_guard lock(mutex_);
+  free_.push_back(piece.buffer);
+  changed_.notify_all();
+}
+
+void Staging::stop(Status why) {
+  std::lock_guard lock(mutex_);
+  if (stopped_.is_ok()) stopped_ = std::move(why);
+  changed_.notify_all();
 }
 
 }  // namespace lockstep

@@ -1,16 +1,25 @@
 #pragma once
-// Staging: one step's owned blocks, copied out of the live state together with their checksums.
-// After stage() the live memory may change again; everything later in a save works on this copy.
-// The memory is kept for the next save.
+// Staging: one step's owned blocks, copied piece by piece out of the live state together with their
+// checksums. The pieces follow each other as the data of a shard file: blocks, checksum table, and
+// zeros to the next multiple of kBulkAlignBytes. One side fills pieces (it alone looks at the live
+// memory), the other takes them in order, writes them and gives their buffers back; where the
+// budget is smaller than the state, the filling side waits for buffers. They may be two threads or
+// one. Buffers are kept for the next save.
+// Thread-safety: fill_next/is_filled/has_room on one thread, take/give_back on one other; stop() on
+// both; begin() while neither is at work.
 
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
+#include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "lockstep/checkpoint/shard_file.h"
+#include "lockstep/core/base/aligned_buffer.h"
+#include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/status.h"
 
 namespace lockstep {
@@ -27,36 +36,73 @@ Result<std::vector<IndexedSlice>> index_slices(const StateSchema& schema, const 
 /// The slices as runs; touching ones become one.
 std::vector<KindRuns> runs_of(const StateSchema& schema, const std::vector<IndexedSlice>& slices);
 
+/// A filled piece of a shard's data.
+struct StagedPiece {
+  size_t buffer = 0;
+  uint64_t offset = 0;               ///< in the data
+  std::span<const std::byte> bytes;  ///< aligned, padded
+};
+
 class Staging {
  public:
-  /// Copies and hashes. Errors: as index_slices.
-  Status stage(const StateSchema& schema, const OwnedState& owned);
+  /// Begins a save: plans its pieces, copies nothing yet. At most `budget_bytes` of buffers (two
+  /// pieces at least); 0: as many as the state needs. Requires: `schema` and `owned` live until
+  /// is_filled(). Errors: as index_slices.
+  Status begin(const StateSchema& schema, const OwnedState& owned, uint64_t budget_bytes,
+               uint64_t piece_bytes);
 
   const std::vector<KindRuns>& runs() const { return runs_; }
   const ShardLayout& layout() const { return layout_; }
-  /// The data of the shard file up to the checksum table.
-  std::span<const std::byte> bytes() const { return {buffer_.get(), layout_.table_begin}; }
+  /// The checksum table, once is_filled().
   std::span<const std::byte> table() const { return std::as_bytes(std::span(hashes_)); }
-  uint64_t capacity_bytes() const { return capacity_bytes_ + 8 * hashes_.capacity(); }
+  uint64_t capacity_bytes() const;
+
+  bool is_filled() const { return next_offset_ >= layout_.data_bytes(); }
+  /// Whether fill_next() would not wait.
+  bool has_room();
+  /// Copies and hashes the next piece. Requires: !is_filled().
+  /// Errors: kResourceExhausted (memory); kTimeout when no buffer came back; that of stop().
+  Status fill_next(Deadline deadline);
+
+  /// The next filled piece; nothing when there is none now, or no more.
+  std::optional<StagedPiece> take();
+  bool is_all_taken();
+  /// Waits for a piece to take. Requires: !is_all_taken(). Errors: kTimeout; that of stop().
+  Status wait_filled(Deadline deadline);
+  void give_back(const StagedPiece& piece);
+
+  /// One side has failed: the other returns this instead of waiting.
+  void stop(Status why);
 
  private:
+  Result<size_t> free_buffer(Deadline deadline);
+  uint64_t fill(std::span<std::byte> to);
+  uint64_t copy_blocks(std::span<std::byte> to);
+
   std::vector<KindRuns> runs_;
   ShardLayout layout_;
-  std::vector<uint64_t> hashes_;
-  std::unique_ptr<std::byte[]> buffer_;
-  uint64_t capacity_bytes_ = 0;
-};
+  uint64_t piece_bytes_ = 0;
+  std::vector<AlignedBuffer> buffers_;
 
-/// What a rank wrote.
-struct WrittenShard {
-  uint64_t bytes = 0;
-  Hash128 header_hash;
-  Hash128 table_hash;
+  // The filling side's.
+  const StateSchema* schema_ = nullptr;
+  std::vector<IndexedSlice> slices_;
+  size_t next_slice_ = 0;
+  int64_t next_block_ = 0;      // of that slice
+  uint64_t done_of_block_ = 0;  // bytes of a block that a piece's end has cut
+  std::optional<Xxh3Stream> hash_of_cut_;
+  uint64_t next_offset_ = 0;
+  std::vector<uint64_t> hashes_;
+
+  // Shared.
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  size_t max_buffers_ = 0;
+  std::vector<size_t> free_;
+  std::vector<StagedPiece> filled_;  // in order
+  size_t num_taken_ = 0;
+  size_t num_pieces_ = 0;
+  Status stopped_;
 };
-/// Writes the staged state as a shard into `folder`: exclusive, synced, closed, its size checked,
-/// the folder synced. Errors: kAlreadyExists, kIoError, kResourceExhausted. A failed sync is final.
-Result<WrittenShard> write_shard(FileSystem& fs, const std::string& folder,
-                                 const StateSchema& schema, const ShardIdentity& identity,
-                                 const Staging& staging);
 
 }  // namespace lockstep

@@ -83,8 +83,7 @@ Result<std::vector<std::byte>> TensorReader::read_elems(size_t kind_index, ElemR
     const auto piece = pieces_[kind_index].upper_bound(block)->second;  // coverage: there is one
     LOCKSTEP_ASSIGN_OR_RETURN(const ShardReader* shard, opened(piece.shard));
     block_bytes.resize(run_bytes(space, {block, block + 1}));
-    LOCKSTEP_RETURN_IF_ERROR(
-        shard->read_blocks(shard->layout().extents[piece.extent], {block, block + 1}, block_bytes));
+    LOCKSTEP_RETURN_IF_ERROR(shard->read_blocks(piece.extent, {block, block + 1}, block_bytes));
     const int64_t begin = block * kBlockElems;
     const int64_t end = std::min(elems.end, begin + kBlockElems);
     const auto from = block_bytes.begin() + (first - begin) * static_cast<ptrdiff_t>(elem_bytes);

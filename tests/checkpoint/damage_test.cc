@@ -1,7 +1,7 @@
 // What restore makes of damage, and save of errors: only proven bad content is set aside, errors
 // move nothing.
 
-// Covers: restore.cc block_hashes.cc run_folder.cc
+// Covers: block_hashes.cc block_stream.cc restore.cc run_folder.cc
 #include <gmock/gmock.h>
 
 #include "lockstep/checkpoint/manifest.h"
@@ -164,7 +164,7 @@ TEST_F(Damage, ContentThatOnlyOneRankFindsBadMovesNothing) {
   const Status status = with_ranks(2, [&](World& world) -> Status {
     FaultFileSystem own(fs_);
     if (world.world_rank() == 1)
-      own.fail_nth(FileOperation::kRead, 6, corruption_error("torn on this host"));
+      own.fail_nth(FileOperation::kRead, 4, corruption_error("torn on this host"));
     LOCKSTEP_ASSIGN_OR_RETURN(Checkpointer checkpointer,
                               Checkpointer::open(quiet_options(own, world.control_plane())));
     TestState read(small_schema(), 0);

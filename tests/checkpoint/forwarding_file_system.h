@@ -18,6 +18,14 @@ class ForwardingFileSystem : public FileSystem {
   Result<std::unique_ptr<ReadableFile>> open_read(const std::string& path) override {
     return base_.open_read(path);
   }
+  Result<std::unique_ptr<BulkWritableFile>> create_bulk(const std::string& path,
+                                                        const BulkOptions& options) override {
+    return base_.create_bulk(path, options);
+  }
+  Result<std::unique_ptr<BulkReadableFile>> open_bulk(const std::string& path,
+                                                      const BulkOptions& options) override {
+    return base_.open_bulk(path, options);
+  }
   Result<std::vector<DirectoryEntry>> list(const std::string& path) override {
     return base_.list(path);
   }

@@ -132,6 +132,10 @@ class NoMemory final : public ForwardingFileSystem {
     if (path.ends_with(".safetensors")) throw std::bad_alloc();
     return base_.open_write(path, mode);
   }
+  Result<std::unique_ptr<BulkWritableFile>> create_bulk(const std::string&,
+                                                        const BulkOptions&) override {
+    throw std::bad_alloc();
+  }
   Result<std::unique_ptr<ReadableFile>> open_read(const std::string& path) override {
     if (path.ends_with(".safetensors")) throw std::bad_alloc();
     return base_.open_read(path);

@@ -102,6 +102,7 @@ CheckpointerOptions quiet_options(FileSystem& fs, ControlPlane& plane) {
   options.watch_s = 0.01;
   options.control_timeout_s = 20;
   options.data_timeout_s = 20;
+  options.staging_piece_bytes = uint64_t{100} << 10;  // blocks lie across pieces
   options.process = {"host", "boot", 1, 1};
   options.is_running = [](const ProcessIdentity&) { return false; };
   return options;

@@ -1,5 +1,5 @@
 // A save that goes on behind training: what it holds, when it ends, and what a failure does.
-// Covers: checkpointer.cc save_protocol.cc staging.cc
+// Covers: checkpointer.cc save_protocol.cc shard_writer.cc staging.cc
 #include <gmock/gmock.h>
 
 #include <algorithm>
@@ -63,6 +63,87 @@ TEST(SaveBehind, WritesTheSameFilesAsASaveInFront) {
     if (path.ends_with("manifest.json")) continue;  // it has the time
     EXPECT_EQ(found[path], bytes) << path;
   }
+}
+
+/// Buffers for two pieces of a page each: the state passes through them.
+void stage_through_two_pages(CheckpointerOptions& options) {
+  options.staging_piece_bytes = kBulkAlignBytes;
+  options.staging_budget_bytes = 2 * kBulkAlignBytes;
+}
+
+TEST(SaveBehind, ABudgetSmallerThanTheStateWritesTheSameFiles) {
+  MemoryFileSystem whole;
+  TestState state(medium_schema(), 9);
+  ASSERT_TRUE(save_state(whole, 3, state, 20).is_ok());
+  const auto expected = all_files(whole, "/run/checkpoints");
+  for (SaveMode mode : {SaveMode::kInFront, SaveMode::kBehind}) {
+    MemoryFileSystem fs;
+    const auto report = save_state(fs, 3, state, 20, stage_through_two_pages, mode);
+    ASSERT_TRUE(report.is_ok()) << report.status().message();
+    EXPECT_LT(report->staging_bytes, 3 * kBulkAlignBytes);  // with the checksum table
+    auto found = all_files(fs, "/run/checkpoints");
+    for (const auto& [path, bytes] : expected) {
+      if (path.ends_with("manifest.json")) continue;  // it has the time
+      EXPECT_EQ(found[path], bytes) << path;
+    }
+  }
+}
+
+TEST(SaveBehind, ABudgetSmallerThanTheStateHoldsTheStateOfItsStart) {
+  MemoryFileSystem fs;
+  TestState state(medium_schema(), 5);
+  const TestState expected(medium_schema(), 5);
+  const Status status = with_ranks(2, [&](World& world) -> Status {
+    CheckpointerOptions options = quiet_options(fs, world.control_plane());
+    stage_through_two_pages(options);
+    LOCKSTEP_ASSIGN_OR_RETURN(Checkpointer checkpointer, Checkpointer::open(options));
+    const OwnedState owned = state.owned(world.world_rank(), 2);
+    checkpointer.start_save(request_of(state, owned, 10));
+    overwrite(owned);
+    const auto report = checkpointer.finish_save();
+    LOCKSTEP_RETURN_IF_ERROR(report.status());
+    EXPECT_EQ(report->state_digest, expected.digest(some_scalars(10)));
+    return checkpointer.close();
+  });
+  ASSERT_TRUE(status.is_ok()) << status.message();
+}
+
+TEST(SaveBehind, AnErrorAtAnyWriteLetsTrainingGoOn) {
+  TestState state(medium_schema(), 1);
+  for (FileOperation operation : {FileOperation::kMakeDir, FileOperation::kOpenWrite,
+                                  FileOperation::kWrite, FileOperation::kTruncate}) {
+    for (uint64_t nth : {1, 2, 5, 17}) {
+      MemoryFileSystem disk;
+      const Status status = with_ranks(2, [&](World& world) -> Status {
+        FaultFileSystem fs(disk);
+        CheckpointerOptions options = quiet_options(fs, world.control_plane());
+        stage_through_two_pages(options);
+        LOCKSTEP_ASSIGN_OR_RETURN(Checkpointer checkpointer, Checkpointer::open(options));
+        const OwnedState owned = state.owned(world.world_rank(), 2);
+        if (world.world_rank() == 0) fs.fail_nth(operation, nth, io_error("EIO"));
+        checkpointer.start_save(request_of(state, owned, 10));
+        const Status first = checkpointer.finish_save().status();
+        EXPECT_EQ(checkpointer.last_outcome(),
+                  first.is_ok() ? SaveOutcome::kDurable : SaveOutcome::kFailed);
+        fs.clear_faults();
+        checkpointer.start_save(request_of(state, owned, 20));
+        return checkpointer.finish_save().status();
+      });
+      ASSERT_TRUE(status.is_ok()) << status.message();
+    }
+  }
+}
+
+TEST(SaveBehind, KeepsToTheRateItWasGiven) {
+  MemoryFileSystem fs;
+  TestState state(medium_schema(), 1);
+  const auto report = save_state(
+      fs, 1, state, 10,
+      [](CheckpointerOptions& options) { options.max_write_bytes_per_s = 4 << 20; },
+      SaveMode::kBehind);
+  ASSERT_TRUE(report.is_ok()) << report.status().message();
+  const double least_s = static_cast<double>(report->own_bytes) / (4 << 20) * 0.9;
+  EXPECT_GT(report->write_ms * 1e-3, least_s);
 }
 
 TEST(SaveBehind, TrainingGoesOnWhileItIsWritten) {

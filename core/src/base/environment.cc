@@ -5,6 +5,7 @@
 #include <link.h>
 #include <malloc.h>
 #include <sched.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -155,6 +156,13 @@ int read_build_id(dl_phdr_info* info, size_t /*size*/, void* out) {
 }
 
 }  // namespace
+
+void yield_to_other_threads(int steps) {
+  if (steps <= 0) return;
+  // On Linux a nice value belongs to a thread, and 0 is the calling one.
+  const int now = ::getpriority(PRIO_PROCESS, 0);
+  ::setpriority(PRIO_PROCESS, 0, std::min(now + steps, 19));
+}
 
 std::string build_id() {
   std::string out;

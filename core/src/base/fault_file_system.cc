@@ -52,6 +52,13 @@ struct FaultFileSystem::Plan {
     return status;
   }
 
+  /// Whether a sync of the path does nothing: it fails now, or has failed before.
+  bool skips_sync(const std::string& path, const Status& fault) {
+    std::lock_guard lock(mutex);
+    if (!fault.is_ok()) sync_failed_paths.insert(path);
+    return sync_failed_paths.contains(path);
+  }
+
   void add_fault(FileOperation operation, uint64_t nth, bool only_once, Status status) {
     LOCKSTEP_CHECK(nth >= 1, "calls are counted from 1");
     LOCKSTEP_CHECK(!status.is_ok(), "a fault needs an error");
@@ -78,9 +85,7 @@ class FaultFileSystem::Writable final : public WritableFile {
   Status sync() override {
     LOCKSTEP_RETURN_IF_ERROR(failed_);
     failed_ = plan_->enter(FileOperation::kSync, path_).with_context(path_);
-    std::lock_guard lock(plan_->mutex);
-    if (!failed_.is_ok()) plan_->sync_failed_paths.insert(path_);
-    if (plan_->sync_failed_paths.contains(path_)) return failed_;
+    if (plan_->skips_sync(path_, failed_)) return failed_;
     return base_->sync();
   }
 
@@ -107,6 +112,78 @@ class FaultFileSystem::Readable final : public ReadableFile {
  private:
   std::shared_ptr<Plan> plan_;
   std::unique_ptr<ReadableFile> base_;
+  std::string path_;
+};
+
+class FaultFileSystem::BulkWritable final : public BulkWritableFile {
+ public:
+  BulkWritable(std::shared_ptr<Plan> plan, std::unique_ptr<BulkWritableFile> base, std::string path)
+      : plan_(std::move(plan)), base_(std::move(base)), path_(std::move(path)) {}
+
+  Status start_write(uint64_t offset_bytes, std::span<const std::byte> bytes,
+                     uint64_t ticket) override {
+    LOCKSTEP_RETURN_IF_ERROR(failed_);
+    failed_ = plan_->enter(FileOperation::kWrite, path_).with_context(path_);
+    if (failed_.is_ok()) return base_->start_write(offset_bytes, bytes, ticket);
+    const uint64_t half = bytes.size() / 2 / kBulkAlignBytes * kBulkAlignBytes;
+    // The planned error is the one to report.
+    if (half > 0 && base_->start_write(offset_bytes, bytes.first(half), ticket).is_ok()) drain();
+    return failed_;
+  }
+
+  Result<BulkEnd> wait_one(Deadline deadline) override {
+    LOCKSTEP_RETURN_IF_ERROR(failed_);
+    return base_->wait_one(deadline);
+  }
+  int num_in_flight() const override { return base_->num_in_flight(); }
+  std::string_view method() const override { return base_->method(); }
+
+  Status set_size(uint64_t size_bytes) override {
+    LOCKSTEP_RETURN_IF_ERROR(failed_);
+    failed_ = plan_->enter(FileOperation::kTruncate, path_).with_context(path_);
+    LOCKSTEP_RETURN_IF_ERROR(failed_);
+    return base_->set_size(size_bytes);
+  }
+
+  Status sync() override {
+    LOCKSTEP_RETURN_IF_ERROR(failed_);
+    failed_ = plan_->enter(FileOperation::kSync, path_).with_context(path_);
+    if (plan_->skips_sync(path_, failed_)) return failed_;
+    return base_->sync();
+  }
+
+  Status close() override { return base_->close(); }
+
+ private:
+  void drain() {
+    constexpr double kDrainS = 60;
+    while (base_->num_in_flight() > 0 && base_->wait_one(Deadline::after_s(kDrainS)).is_ok()) {
+    }
+  }
+
+  std::shared_ptr<Plan> plan_;
+  std::unique_ptr<BulkWritableFile> base_;
+  std::string path_;
+  Status failed_;
+};
+
+class FaultFileSystem::BulkReadable final : public BulkReadableFile {
+ public:
+  BulkReadable(std::shared_ptr<Plan> plan, std::unique_ptr<BulkReadableFile> base, std::string path)
+      : plan_(std::move(plan)), base_(std::move(base)), path_(std::move(path)) {}
+
+  Status start_read(uint64_t offset_bytes, std::span<std::byte> into, uint64_t ticket) override {
+    LOCKSTEP_RETURN_IF_ERROR(plan_->enter(FileOperation::kRead, path_).with_context(path_));
+    return base_->start_read(offset_bytes, into, ticket);
+  }
+  Result<BulkEnd> wait_one(Deadline deadline) override { return base_->wait_one(deadline); }
+  int num_in_flight() const override { return base_->num_in_flight(); }
+  std::string_view method() const override { return base_->method(); }
+  Result<uint64_t> size_bytes() const override { return base_->size_bytes(); }
+
+ private:
+  std::shared_ptr<Plan> plan_;
+  std::unique_ptr<BulkReadableFile> base_;
   std::string path_;
 };
 
@@ -147,6 +224,22 @@ Result<std::unique_ptr<ReadableFile>> FaultFileSystem::open_read(const std::stri
   LOCKSTEP_RETURN_IF_ERROR(plan_->enter(FileOperation::kOpenRead, path).with_context(path));
   LOCKSTEP_ASSIGN_OR_RETURN(auto file, base_.open_read(path));
   return std::unique_ptr<ReadableFile>(std::make_unique<Readable>(plan_, std::move(file), path));
+}
+
+Result<std::unique_ptr<BulkWritableFile>> FaultFileSystem::create_bulk(const std::string& path,
+                                                                       const BulkOptions& options) {
+  LOCKSTEP_RETURN_IF_ERROR(plan_->enter(FileOperation::kOpenWrite, path).with_context(path));
+  LOCKSTEP_ASSIGN_OR_RETURN(auto file, base_.create_bulk(path, options));
+  return std::unique_ptr<BulkWritableFile>(
+      std::make_unique<BulkWritable>(plan_, std::move(file), path));
+}
+
+Result<std::unique_ptr<BulkReadableFile>> FaultFileSystem::open_bulk(const std::string& path,
+                                                                     const BulkOptions& options) {
+  LOCKSTEP_RETURN_IF_ERROR(plan_->enter(FileOperation::kOpenRead, path).with_context(path));
+  LOCKSTEP_ASSIGN_OR_RETURN(auto file, base_.open_bulk(path, options));
+  return std::unique_ptr<BulkReadableFile>(
+      std::make_unique<BulkReadable>(plan_, std::move(file), path));
 }
 
 Result<std::vector<DirectoryEntry>> FaultFileSystem::list(const std::string& path) {

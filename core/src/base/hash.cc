@@ -99,6 +99,10 @@ void Xxh3Stream::update(std::string_view text) {
 Hash128 Xxh3Stream::digest() const {
   return from_xxh(XXH3_128bits_digest(state_->xxh.get()));
 }
+uint64_t Xxh3Stream::digest_64() const {
+  // Both lengths are read off the same state (xxhash.h, "XXH3 128-bit variant").
+  return XXH3_64bits_digest(state_->xxh.get());
+}
 
 uint64_t mix(uint64_t a, uint64_t b, uint64_t c) {
   return spread(spread(spread(a) ^ b) ^ c);

@@ -113,8 +113,8 @@ void MemoryDisk::change_size(NodeId file, const std::string& path, uint64_t size
   pending.push_back(std::move(op));
 }
 
-Status MemoryDisk::append(NodeId file, const std::string& path, uint64_t offset,
-                          std::span<const std::byte> bytes) {
+Status MemoryDisk::write(NodeId file, const std::string& path, uint64_t offset,
+                         std::span<const std::byte> bytes) {
   const uint64_t used = used_bytes();
   const uint64_t room = capacity_bytes > used ? capacity_bytes - used : 0;
   const bool fits = bytes.size() <= room;

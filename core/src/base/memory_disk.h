@@ -67,8 +67,8 @@ struct MemoryDisk {
   NodeId add_node(bool is_directory);
   void change_names(NodeId folder, std::string what, NameChanges names);
   void change_size(NodeId file, const std::string& path, uint64_t size_bytes);
-  Status append(NodeId file, const std::string& path, uint64_t offset,
-                std::span<const std::byte> bytes);
+  Status write(NodeId file, const std::string& path, uint64_t offset,
+               std::span<const std::byte> bytes);
   void make_durable(NodeId node);
   void forget_unreachable();
   bool is_inside(NodeId node, NodeId ancestor) const;

@@ -4,6 +4,7 @@
 
 #include "lockstep/core/base/hash.h"
 #include "lockstep/core/base/text.h"
+#include "memory_bulk_file.h"
 #include "memory_disk.h"
 
 namespace lockstep {
@@ -24,7 +25,7 @@ class MemoryFileSystem::Writable final : public WritableFile {
     std::lock_guard lock(disk_->mutex);
     LOCKSTEP_RETURN_IF_ERROR(require_usable("write"));
     const uint64_t offset = appends_ ? disk_->nodes.at(node_).seen.size() : position_;
-    failed_ = disk_->append(node_, path_, offset, bytes);
+    failed_ = disk_->write(node_, path_, offset, bytes);
     position_ = offset + bytes.size();
     return failed_;
   }
@@ -105,10 +106,8 @@ class MemoryFileSystem::Readable final : public ReadableFile {
 MemoryFileSystem::MemoryFileSystem() : disk_(std::make_shared<MemoryDisk>()) {}
 MemoryFileSystem::~MemoryFileSystem() = default;
 
-Result<std::unique_ptr<WritableFile>> MemoryFileSystem::open_write(const std::string& path,
-                                                                   OpenMode mode) {
+Result<int64_t> MemoryFileSystem::create_or_open(const std::string& path, OpenMode mode) {
   constexpr std::string_view kOperation = "open for writing";
-  std::lock_guard lock(disk_->mutex);
   LOCKSTEP_ASSIGN_OR_RETURN(auto place, disk_->find(kOperation, path));
   if (place.node) {
     if (mode == OpenMode::kCreateExclusive)
@@ -120,8 +119,31 @@ Result<std::unique_ptr<WritableFile>> MemoryFileSystem::open_write(const std::st
     place.node = disk_->add_node(/*is_directory=*/false);
     disk_->change_names(place.folder, cat("create ", path), {{place.name, *place.node}});
   }
+  return *place.node;
+}
+
+Result<std::unique_ptr<WritableFile>> MemoryFileSystem::open_write(const std::string& path,
+                                                                   OpenMode mode) {
+  std::lock_guard lock(disk_->mutex);
+  LOCKSTEP_ASSIGN_OR_RETURN(const NodeId node, create_or_open(path, mode));
   return std::unique_ptr<WritableFile>(
-      std::make_unique<Writable>(disk_, *place.node, path, mode == OpenMode::kAppend));
+      std::make_unique<Writable>(disk_, node, path, mode == OpenMode::kAppend));
+}
+
+Result<std::unique_ptr<BulkWritableFile>> MemoryFileSystem::create_bulk(
+    const std::string& path, const BulkOptions& options) {
+  std::lock_guard lock(disk_->mutex);
+  LOCKSTEP_ASSIGN_OR_RETURN(const NodeId node, create_or_open(path, OpenMode::kCreateExclusive));
+  return make_memory_bulk_writable(disk_, node, path, options);
+}
+
+Result<std::unique_ptr<BulkReadableFile>> MemoryFileSystem::open_bulk(const std::string& path,
+                                                                      const BulkOptions& options) {
+  std::lock_guard lock(disk_->mutex);
+  LOCKSTEP_ASSIGN_OR_RETURN(const NodeId id, disk_->find_existing("open for reading", path));
+  if (disk_->nodes.at(id).is_directory)
+    return io_error(cat("open for reading ", path, ": not a regular file but a folder"));
+  return make_memory_bulk_readable(disk_, id, path, options);
 }
 
 Result<std::unique_ptr<ReadableFile>> MemoryFileSystem::open_read(const std::string& path) {

@@ -1,5 +1,5 @@
-// FileSystem over POSIX calls: their only owner. Interrupted calls are repeated, short reads and
-// writes are completed; every error says operation, path and the system's reason.
+// FileSystem over POSIX calls. Interrupted calls are repeated, short reads and writes are
+// completed; every error says operation, path and the system's reason.
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -14,70 +14,12 @@
 
 #include "lockstep/core/base/file_system.h"
 #include "lockstep/core/base/text.h"
+#include "posix_bulk_file.h"
+#include "posix_calls.h"
 
 namespace lockstep {
 
 namespace {
-
-Status error_from_errno(std::string_view operation, std::string_view path, int error) {
-  std::string message = cat(operation, " ", path, ": ", std::strerror(error));
-  switch (error) {
-    case ENOENT:
-      return not_found_error(std::move(message));
-    case EEXIST:
-      return already_exists_error(std::move(message));
-    case ENOSPC:
-    case EDQUOT:
-      return resource_exhausted_error(std::move(message));
-    case ELOOP:
-      return io_error(cat(message, " (symbolic links are not followed here)"));
-    default:
-      return io_error(std::move(message));
-  }
-}
-
-template <typename Call>
-auto retry_interrupted(Call call) {
-  decltype(call()) result;
-  do {
-    result = call();
-  } while (result == -1 && errno == EINTR);
-  return result;
-}
-
-/// An open descriptor; closed once, by close() or in the end by the destructor, which drops the
-/// status.
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-  bool is_open() const { return fd_ >= 0; }
-  Status close(const std::string& path) {
-    if (fd_ < 0) return Status::ok();
-    const int fd = fd_;
-    fd_ = -1;
-    // Linux frees the descriptor also when close() is interrupted: never repeated.
-    if (::close(fd) != 0 && errno != EINTR) return error_from_errno("close", path, errno);
-    return Status::ok();
-  }
-
- private:
-  int fd_;
-};
-
-Result<FileInfo> info_of(int fd, const std::string& path) {
-  struct stat info {};
-  if (::fstat(fd, &info) != 0) return error_from_errno("stat", path, errno);
-  FileInfo out{.type = FileType::kOther, .size_bytes = static_cast<uint64_t>(info.st_size)};
-  if (S_ISREG(info.st_mode)) out.type = FileType::kFile;
-  if (S_ISDIR(info.st_mode)) out.type = FileType::kDirectory;
-  return out;
-}
 
 class PosixWritableFile final : public WritableFile {
  public:
@@ -160,16 +102,18 @@ class PosixFileSystem final : public FileSystem {
   }
 
   Result<std::unique_ptr<ReadableFile>> open_read(const std::string& path) override {
-    // Non-blocking, so that a named pipe is refused below and not waited for.
-    const int flags = O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
-    const int fd = retry_interrupted([&] { return ::open(path.c_str(), flags); });
-    if (fd < 0) return error_from_errno("open for reading", path, errno);
-    auto file = std::make_unique<PosixReadableFile>(fd, path);
-    LOCKSTEP_ASSIGN_OR_RETURN(const FileInfo info, info_of(fd, path));
-    if (info.type != FileType::kFile)
-      return io_error(cat("open for reading ", path, ": not a regular file",
-                          info.type == FileType::kDirectory ? " but a folder" : ""));
-    return std::unique_ptr<ReadableFile>(std::move(file));
+    LOCKSTEP_ASSIGN_OR_RETURN(const int fd, open_regular_file(path));
+    return std::unique_ptr<ReadableFile>(std::make_unique<PosixReadableFile>(fd, path));
+  }
+
+  Result<std::unique_ptr<BulkWritableFile>> create_bulk(const std::string& path,
+                                                        const BulkOptions& options) override {
+    return create_posix_bulk_file(path, options);
+  }
+
+  Result<std::unique_ptr<BulkReadableFile>> open_bulk(const std::string& path,
+                                                      const BulkOptions& options) override {
+    return open_posix_bulk_file(path, options);
   }
 
   std::string follow_links(const std::string& path) override {

@@ -12,6 +12,7 @@
 #include <functional>
 
 #include "core/base/bytes_of.h"
+#include "core/base/scratch_folder.h"
 #include "lockstep/core/base/fault_file_system.h"
 #include "lockstep/core/base/memory_file_system.h"
 
@@ -19,12 +20,6 @@ namespace lockstep {
 namespace {
 
 using ::testing::HasSubstr;
-
-std::string make_scratch_folder() {
-  std::string pattern = (std::filesystem::temp_directory_path() / "lockstep-base-XXXXXX").string();
-  EXPECT_NE(::mkdtemp(pattern.data()), nullptr);
-  return pattern;
-}
 
 /// A file system with a folder to work in.
 struct Subject {

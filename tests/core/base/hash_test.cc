@@ -56,6 +56,7 @@ TEST(Hash, AStreamOfPiecesEqualsTheWhole) {
       begin += size;
     }
     EXPECT_EQ(stream.digest(), xxh3_128(whole));
+    EXPECT_EQ(stream.digest_64(), xxh3_64(whole));
   }
 }
 

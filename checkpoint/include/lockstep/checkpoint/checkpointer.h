@@ -14,6 +14,7 @@
 
 #include "lockstep/checkpoint/attempt.h"
 #include "lockstep/checkpoint/retention.h"
+#include "lockstep/core/base/bulk_file.h"
 #include "lockstep/core/base/hash.h"
 #include "lockstep/core/flat/state.h"
 #include "lockstep/distributed/control_plane.h"
@@ -25,6 +26,9 @@ struct BuildIdentity {
   std::string instruction_set;
   std::map<std::string, std::string> versions;
 };
+
+/// Enough pieces to keep a disk busy while others are filled.
+inline constexpr uint64_t kFrontStagingBytes = uint64_t{64} << 20;
 
 struct CheckpointerOptions {
   FileSystem* fs = nullptr;
@@ -38,6 +42,13 @@ struct CheckpointerOptions {
   std::string job_id;
   double control_timeout_s = 60;  ///< for a rank to answer when it has little to do
   double data_timeout_s = 1800;   ///< for a rank to write or read its part
+  BulkMethod io_method = BulkMethod::kAuto;
+  /// Host memory for copies of a save behind training; 0: as much as this rank's shard. With less,
+  /// training waits for the disk. A save in front takes at most kFrontStagingBytes.
+  uint64_t staging_budget_bytes = 0;
+  uint64_t staging_piece_bytes = uint64_t{4} << 20;  ///< one transfer
+  uint64_t max_write_bytes_per_s = 0;                ///< of a save behind training; 0: no limit
+  int background_nice = 10;  ///< by how much the thread of such a save yields to others (0 to 19)
   double heartbeat_s = 1;
   double watch_s = 3;
   ProcessIdentity process = this_process();
@@ -76,10 +87,12 @@ struct SaveReport {
   uint64_t total_bytes = 0;    ///< of all shards
   uint64_t own_bytes = 0;      ///< of this rank's shard
   uint64_t staging_bytes = 0;  ///< host memory held for the next save
+  std::string io_method;       ///< BulkFile::method of this rank's shard
   Hash128 state_digest;
   double prepare_ms = 0;  ///< partial folder, token, free space
-  double stage_ms = 0;    ///< copy and checksums: training waits for this alone
-  double write_ms = 0;    ///< write and sync of this rank's shard
+  double stage_ms = 0;    ///< copy and checksums behind training: it waits for this alone
+  double write_ms = 0;    ///< write and sync of this rank's shard; in front with the copy
+  double sync_ms = 0;     ///< the sync in it
   double vote_ms = 0;     ///< waiting for the other ranks
   double commit_ms = 0;   ///< manifest, rename, verdict
 };

@@ -73,6 +73,12 @@ struct ShardEntry {
   Hash128 table_hash;   ///< XXH3-128 of the checksum table
 };
 
+/// Where a block lies in its file.
+struct BlockPlace {
+  uint64_t file_begin = 0;
+  uint64_t bytes = 0;
+};
+
 /// A committed shard that was opened and found to be what its manifest entry says: name, size,
 /// header, checksum table. It holds its file open: readers of many shards close() those they do not
 /// need at the moment.
@@ -89,7 +95,12 @@ class ShardReader {
   /// Fills `out` with `blocks` of an extent, each block verified against the table.
   /// Shapes: `blocks` inside the extent's; `out` exactly their bytes. Requires: is_open().
   /// Errors: kCorruption with file, tensor and block; kIoError. On error `out` holds anything.
-  Status read_blocks(const ShardExtent& extent, BlockRun blocks, std::span<std::byte> out) const;
+  Status read_blocks(size_t extent_index, BlockRun blocks, std::span<std::byte> out) const;
+  /// Requires: the block is in that extent of the layout.
+  BlockPlace place_of(size_t extent_index, int64_t block) const;
+  /// Whether a block with the hash `found` is the one that was saved. Errors: kCorruption with
+  /// file, tensor and block.
+  Status check_hash(size_t extent_index, int64_t block, uint64_t found) const;
   const std::string& path() const { return path_; }
   bool is_open() const { return file_ != nullptr; }
   /// Gives the file back to the system; reopen() takes it again. What was verified stays known.

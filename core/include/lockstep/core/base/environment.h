@@ -39,6 +39,9 @@ void keep_freed_memory();
 /// Hands memory that was freed back to the kernel once, so that resident_bytes() tells what is in
 /// use.
 void release_freed_memory();
+/// Lets other threads of the machine go first: raises the calling thread's nice value by `steps` (0
+/// to 19). Threads that it starts inherit it. A wish: where it is refused nothing changes.
+void yield_to_other_threads(int steps);
 /// Hex of the linker's build id of this program: differs between any two builds that differ; empty
 /// without one.
 std::string build_id();

@@ -63,6 +63,12 @@ class FaultFileSystem final : public FileSystem {
 
   Result<std::unique_ptr<WritableFile>> open_write(const std::string& path, OpenMode mode) override;
   Result<std::unique_ptr<ReadableFile>> open_read(const std::string& path) override;
+  /// Bulk files count as the others: kOpenWrite, kWrite for each start_write, kTruncate for
+  /// set_size, kSync; kOpenRead, kRead for each start_read.
+  Result<std::unique_ptr<BulkWritableFile>> create_bulk(const std::string& path,
+                                                        const BulkOptions& options) override;
+  Result<std::unique_ptr<BulkReadableFile>> open_bulk(const std::string& path,
+                                                      const BulkOptions& options) override;
   Result<std::vector<DirectoryEntry>> list(const std::string& path) override;
   Result<FileInfo> stat(const std::string& path) override;
   Status make_dir(const std::string& path) override;
@@ -76,6 +82,8 @@ class FaultFileSystem final : public FileSystem {
   struct Plan;
   class Writable;
   class Readable;
+  class BulkWritable;
+  class BulkReadable;
   FileSystem& base_;
   std::shared_ptr<Plan> plan_;
 };

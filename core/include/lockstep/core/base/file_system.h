@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "lockstep/core/base/bulk_file.h"
 #include "lockstep/core/base/status.h"
 
 namespace lockstep {
@@ -68,6 +69,13 @@ class FileSystem {
   virtual Result<std::unique_ptr<WritableFile>> open_write(const std::string& path,
                                                            OpenMode mode) = 0;
   virtual Result<std::unique_ptr<ReadableFile>> open_read(const std::string& path) = 0;
+  /// A new file for large transfers. Errors: as open_write with kCreateExclusive;
+  /// kResourceExhausted when there is no room for the expected bytes.
+  virtual Result<std::unique_ptr<BulkWritableFile>> create_bulk(const std::string& path,
+                                                                const BulkOptions& options) = 0;
+  /// An existing file for large transfers. Errors: as open_read.
+  virtual Result<std::unique_ptr<BulkReadableFile>> open_bulk(const std::string& path,
+                                                              const BulkOptions& options) = 0;
   /// Names in a folder, sorted, without "." and "..".
   virtual Result<std::vector<DirectoryEntry>> list(const std::string& path) = 0;
   virtual Result<FileInfo> stat(const std::string& path) = 0;

@@ -31,7 +31,7 @@ Hash128 xxh3_128(std::string_view text);
 /// one pass of cache-sized pieces: the hash costs almost nothing beside the copy.
 uint64_t copy_and_xxh3_64(std::span<const std::byte> from, std::span<std::byte> to);
 
-/// XXH3-128 of a stream of pieces; equal to xxh3_128 of their concatenation.
+/// XXH3 of a stream of pieces; equal to the hash of their concatenation.
 class Xxh3Stream {
  public:
   Xxh3Stream();
@@ -41,6 +41,7 @@ class Xxh3Stream {
   void update(std::span<const std::byte> bytes);
   void update(std::string_view text);
   Hash128 digest() const;
+  uint64_t digest_64() const;
 
  private:
   struct State;

@@ -51,6 +51,10 @@ class MemoryFileSystem final : public FileSystem {
 
   Result<std::unique_ptr<WritableFile>> open_write(const std::string& path, OpenMode mode) override;
   Result<std::unique_ptr<ReadableFile>> open_read(const std::string& path) override;
+  Result<std::unique_ptr<BulkWritableFile>> create_bulk(const std::string& path,
+                                                        const BulkOptions& options) override;
+  Result<std::unique_ptr<BulkReadableFile>> open_bulk(const std::string& path,
+                                                      const BulkOptions& options) override;
   Result<std::vector<DirectoryEntry>> list(const std::string& path) override;
   Result<FileInfo> stat(const std::string& path) override;
   Status make_dir(const std::string& path) override;
@@ -83,6 +87,7 @@ class MemoryFileSystem final : public FileSystem {
  private:
   class Writable;
   class Readable;
+  Result<int64_t> create_or_open(const std::string& path, OpenMode mode);
   std::vector<CrashFate> uniform_fates(CrashFate::Kind kind) const;
   std::shared_ptr<MemoryDisk> disk_;
 };
