@@ -2,6 +2,7 @@
 # Installs what building, testing and running Lockstep needs and this machine lacks; nothing twice.
 #   Debian packages: cmake/apt-packages.txt, through apt-get (sudo when not root)
 #   Python packages: cmake/python-requirements.txt, into $LOCKSTEP_DEPS_DIR/venv (default: .deps/venv)
+#   launch/setup.sh --optional   also those that only some tests need ("?" in the list); it goes on without them
 # Several clones may share one LOCKSTEP_DEPS_DIR; keep it set for cmake as well. Run it as often as you like:
 # when nothing is missing it takes well under a second and touches no network.
 set -euo pipefail
@@ -38,12 +39,29 @@ apt_install() {
   as_root apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
 }
 
+# What some tests need and nothing else does: no reason to stop.
+install_optional() {
+  local log=$deps/apt.log
+  say "Debian packages: installing $*, which only some tests need (log: $log)"
+  if command -v apt-get >/dev/null && logged "$log" as_root apt-get update -o DPkg::Lock::Timeout=300 2>/dev/null &&
+    logged "$log" apt_install "$@" 2>/dev/null; then
+    return 0
+  fi
+  say "note: $* can't be installed here; the tests that need them will be skipped"
+}
+
 install_debian_packages() {
-  local line name version installed missing=() wanted=() others=()
+  local line name version installed missing=() wanted=() others=() optional=()
   installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' 2>/dev/null || true)
   while IFS= read -r line; do
-    grep -qxF "installed ${line%%=*}" <<<"$installed" || missing+=("$line")
+    name=${line#\?}
+    grep -qxF "installed ${name%%=*}" <<<"$installed" && continue
+    case $line in
+      \?*) [ "$with_optional" = no ] || optional+=("${name%%=*}") ;;
+      *) missing+=("$line") ;;
+    esac
   done < <(grep -v -e '^#' -e '^[[:space:]]*$' "$apt_list")
+  [ ${#optional[@]} = 0 ] || install_optional "${optional[@]}"
   if [ ${#missing[@]} = 0 ]; then
     say "Debian packages: all there"
     return 0
@@ -104,6 +122,12 @@ install_python_packages() {
   printf '%s\n' "$want" >"$stamp"
 }
 
+with_optional=no
+case ${1:-} in
+  '') ;;
+  --optional) with_optional=yes ;;
+  *) fail "unknown argument $1; expected none, or --optional" ;;
+esac
 mkdir -p "$deps"
 exec 9>"$deps/.setup.lock"
 if ! flock -n 9; then

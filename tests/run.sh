@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything from nothing: set-up, build, and every test that needs no GPU. Continuous integration calls this.
 #   tests/run.sh [ctest arguments]      e.g. tests/run.sh -R flat, tests/run.sh -L unit
-# LOCKSTEP_PRESET chooses another preset (asan, tsan, ...). Exit status 0 only when all tests passed.
+# LOCKSTEP_PRESET chooses another preset (asan, tsan, ...); LOCKSTEP_FUZZ_SECONDS is how long each parser is fuzzed.
+# Exit status 0 only when all tests passed.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -11,7 +12,7 @@ log=build/$preset/configure.log
 
 say() { printf '[tests] %4d s  %s\n' "$SECONDS" "$*"; }
 
-bash launch/setup.sh
+bash launch/setup.sh --optional
 mkdir -p "build/$preset"
 say "configuring preset $preset"
 if ! cmake --preset "$preset" -DLOCKSTEP_BUILD_TESTS=ON -DLOCKSTEP_BUILD_BENCHMARKS=ON >"$log" 2>&1; then

@@ -67,7 +67,7 @@ class TreeBuilder {
       array->push_back(std::move(value));
     } else {
       std::get<Json::Object>(level.json.value)
-          .emplace_back(std::move(level.pending_key), std::move(value));
+          .push_back({std::move(level.pending_key), std::move(value)});
     }
     return true;
   }
@@ -95,8 +95,8 @@ const Json* Json::find(std::string_view key) const {
   const auto* members = std::get_if<Object>(&value);
   if (members == nullptr) return nullptr;
   auto it = std::find_if(members->begin(), members->end(),
-                         [&](const auto& member) { return member.first == key; });
-  return it == members->end() ? nullptr : &it->second;
+                         [&](const auto& member) { return member.key == key; });
+  return it == members->end() ? nullptr : &it->value;
 }
 
 Result<Json> parse_json(std::string_view text, std::string_view where) {
@@ -122,9 +122,9 @@ JsonFields::JsonFields(const Json& object, std::string path) : path_(std::move(p
 const Json* JsonFields::take(std::string_view key) {
   if (members_ == nullptr) return nullptr;
   for (size_t i = 0; i < members_->size(); ++i) {
-    if ((*members_)[i].first == key) {
+    if ((*members_)[i].key == key) {
       taken_[i] = true;
-      return &(*members_)[i].second;
+      return &(*members_)[i].value;
     }
   }
   fail(key, "is missing");
@@ -202,7 +202,7 @@ Status JsonFields::status() const {
   if (!first_error_.is_ok()) return first_error_;
   for (size_t i = 0; i < taken_.size(); ++i) {
     if (!taken_[i]) {
-      return corruption_error(cat(path_, ": unknown member \"", (*members_)[i].first, "\""));
+      return corruption_error(cat(path_, ": unknown member \"", (*members_)[i].key, "\""));
     }
   }
   return Status::ok();

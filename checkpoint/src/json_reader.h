@@ -18,12 +18,19 @@ namespace lockstep {
 /// A parsed JSON value. Numbers are kept as integers when written as integers that fit, else as
 /// doubles.
 struct Json {
+  struct Member;
   using Array = std::vector<Json>;
   /// In the order of the text; keys are unique.
-  using Object = std::vector<std::pair<std::string, Json>>;
+  using Object = std::vector<Member>;
   std::variant<std::monostate, bool, int64_t, double, std::string, Array, Object> value;
 
   const Json* find(std::string_view key) const;
+};
+
+/// Not a std::pair, which asks for the whole of Json while Json is still being declared.
+struct Json::Member {
+  std::string key;
+  Json value;
 };
 
 /// Parses the whole of `text`. `where` names the file in errors.

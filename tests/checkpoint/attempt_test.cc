@@ -1,3 +1,4 @@
+// Covers: attempt_record.cc
 #include "lockstep/checkpoint/attempt.h"
 
 #include <gmock/gmock.h>

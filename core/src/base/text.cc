@@ -94,8 +94,11 @@ std::string nearest_name(std::string_view name, std::span<const std::string> can
   std::string best;
   size_t best_distance = std::numeric_limits<size_t>::max();
   for (const auto& candidate : candidates) {
+    const size_t longer = std::max(name.size(), candidate.size());
+    // No distance is less than that of the lengths: names of any length may be asked for.
+    if (3 * (longer - std::min(name.size(), candidate.size())) > longer) continue;
     size_t distance = edit_distance(name, candidate);
-    if (distance < best_distance && distance * 3 <= std::max(name.size(), candidate.size())) {
+    if (distance < best_distance && distance * 3 <= longer) {
       best_distance = distance;
       best = candidate;
     }

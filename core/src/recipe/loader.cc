@@ -160,9 +160,9 @@ void Loader::report_unknown_names() {
     }
     const std::string name = name_of(table);
     const auto specs = schema_.keys(table, name);
-    const bool is_known = std::any_of(specs.begin(), specs.end(), [&](const KeySpec& spec) {
-      return spec.name == given.item.key;
-    });
+    const bool is_known =
+        std::any_of(specs.begin(), specs.end(),
+                    [&key = given.item.key](const KeySpec& spec) { return spec.name == key; });
     // Whose own keys they are can't be told while the name is wrong; that is reported by itself.
     const bool has_own_keys = table == "model" || table == "data";
     if (!is_known && (!has_own_keys || schema_.is_known(table, name)))

@@ -47,6 +47,13 @@ TEST(Loader, FillsTablesFromTextDefaultsAndOverrides) {
   EXPECT_EQ(recipe->checkpoint().keep_latest, CheckpointRecipe{}.keep_latest);
 }
 
+// Found by tests/fuzz: the TOML parser's own assertions.
+TEST(Loader, TextThatItsParserAssumesNeverToSeeIsAnError) {
+  for (const char* text : {"[,]", "[\x01", "[[.a]]", "[ =", "[a.,]", ".a = 1", "[a]\n=1"}) {
+    EXPECT_EQ(parse(text).status().code(), StatusCode::kInvalidArgument) << text;
+  }
+}
+
 struct Mistake {
   std::string lines;  // below [train], from line 10 on
   std::string message;

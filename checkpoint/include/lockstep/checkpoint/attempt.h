@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "lockstep/checkpoint/names.h"
 #include "lockstep/core/base/file_system.h"
@@ -70,6 +71,9 @@ class Attempt {
   explicit Attempt(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
+
+/// The last bytes of the file of an attempt that is over.
+inline constexpr std::string_view kAttemptEndMark = "end\n";
 
 /// What an attempt file says.
 struct AttemptRecord {
