@@ -84,15 +84,16 @@ def main():
     chosen = parser.parse_args()
     chosen.build = str(pathlib.Path(chosen.build).resolve())
     wanted = [name for name in chosen.only.split(",") if name]
-    unknown = set(wanted) - {part.name for part in parts.PARTS}
+    all_parts = parts.all_parts()
+    unknown = set(wanted) - {part.name for part in all_parts}
     if unknown:
-        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(p.name for p in parts.PARTS)}")
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(p.name for p in all_parts)}")
     folder = tempfile.mkdtemp(prefix="lockstep-crash-", dir=chosen.folder)
     bar = Bar()
     rows = []
     start = time.monotonic()
     try:
-        for part in parts.PARTS:
+        for part in all_parts:
             if wanted and part.name not in wanted:
                 continue
             for row in part.run(parts.Context(chosen, folder, lambda done, part=part: bar.show(part.name, done))):

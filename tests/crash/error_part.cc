@@ -56,7 +56,8 @@ class ErrorPart {
  public:
   explicit ErrorPart(const PartOptions& options)
       : stride_(static_cast<uint64_t>(options.number("every", 1) * options.number("parts", 1))),
-        offset_(static_cast<uint64_t>(options.number("every", 1) * options.number("part", 0))) {}
+        offset_(static_cast<uint64_t>(options.number("every", 1) * options.number("part", 0))),
+        one_case_of_(static_cast<uint64_t>(options.number("one-case-of", 1))) {}
 
   PartResult run() {
     const int64_t total = static_cast<int64_t>(operations().size()) * kMaxRanks;
@@ -67,10 +68,12 @@ class ErrorPart {
       disk.crash_keeping_all();
       for (int num_ranks = 1; num_ranks <= kMaxRanks; ++num_ranks) {
         for (int i = 0; i < kNumFileOperations; ++i) {
-          for (const Planned& planned : planned_errors())
+          for (const Planned& planned : planned_errors()) {
+            if (++num_cases_ % one_case_of_ != 0) continue;
             fail_each(operation, disk, num_ranks, static_cast<FileOperation>(i), planned);
+          }
         }
-        fill_up(operation, disk, num_ranks);
+        if (++num_cases_ % one_case_of_ == 0) fill_up(operation, disk, num_ranks);
         tell_progress(++done, total);
       }
     }
@@ -79,7 +82,7 @@ class ErrorPart {
 
  private:
   /// The first of the calls 1, 1 + stride_, ... that this run tries; differs from case to case.
-  uint64_t first_call() { return 1 + (num_cases_++ * 7 + offset_) % stride_; }
+  uint64_t first_call() { return 1 + (num_cases_ * 7 + offset_) % stride_; }
 
   void fail_each(const Operation& operation, const MemoryFileSystem& disk, int num_ranks,
                  FileOperation which, const Planned& planned) {
@@ -143,6 +146,7 @@ class ErrorPart {
 
   uint64_t stride_;
   uint64_t offset_;
+  uint64_t one_case_of_;
   uint64_t num_cases_ = 0;
   PartResult result_;
 };

@@ -112,6 +112,19 @@ Operation retention_operation(std::string name, const RetentionPolicy& policy) {
   return operation;
 }
 
+/// Two saves behind training, each of which deletes an older checkpoint.
+Operation keep_behind_operation() {
+  RetentionPolicy policy;
+  policy.keep_latest = 2;
+  Operation operation = retention_operation("keep-behind", policy);
+  SaveRun run{.seeds = {kNew, kNewest}, .first_step = 40, .mode = SaveMode::kBehind};
+  run.restores_first = true;
+  run.tweak = [policy](CheckpointerOptions& options) { options.retention = policy; };
+  operation.states = {kOld, kNew, kNewest};
+  operation.run = [run](const RankContext& context) { return save_run(context, run); };
+  return operation;
+}
+
 /// The last attempt is alive, in the middle of a save.
 Operation take_over_operation() {
   SaveRun run{.seeds = {kNew}, .restores_first = true};
@@ -181,6 +194,7 @@ std::vector<Operation> make_operations() {
       bad_one_operation("bad-shard", shard_file({1, 2})),
       retention_operation("keep-latest", latest),
       retention_operation("keep-best", best),
+      keep_behind_operation(),
       take_over_operation(),
       move_aside_operation(),
   };

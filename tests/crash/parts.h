@@ -50,6 +50,10 @@ PartResult run_model_part(const PartOptions& options);
 PartResult run_error_part(const PartOptions& options);
 /// Single bits of every byte class.
 PartResult run_flip_part(const PartOptions& options);
+/// SIGKILL before each call of each rank, on a real disk.
+PartResult run_kill_part(const PartOptions& options);
+/// One step of a power cut of a real file system: --action prepare, run or judge.
+PartResult run_cut_part(const PartOptions& options);
 /// Saved at each of 8 numbers of ranks, read at each.
 PartResult run_world_part(const PartOptions& options);
 

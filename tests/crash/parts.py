@@ -2,7 +2,9 @@
 import collections
 import json
 import os
+import shutil
 import subprocess
+import sys
 import threading
 import time
 
@@ -149,17 +151,75 @@ class ModelPart(ProgramPart):
         return {"states": len(states)}
 
 
+class PowerCuts:
+    """Needs a private mount namespace, a loop device and ext4's shutdown: root on a machine that lends them."""
+
+    name = "power"
+    _what = "power cuts of a loop-mounted ext4 below a running operation, 1-2 ranks"
+
+    def run(self, context):
+        most = 8 if context.is_short else 400
+        least = None if context.is_short else 300
+        folder = os.path.join(context.folder, "power")
+        os.makedirs(folder)
+        for tool in ("unshare", "mkfs.ext4", "mount"):
+            if shutil.which(tool) is None:
+                return [not_run(self.name, self._what, f"no {tool} here", least)]
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "power_cuts.py")
+        command = ["unshare", "-m", "--propagation", "private", sys.executable, script, context.program, folder, str(most),
+                   "1"]
+        probe = subprocess.run([*command[:6], "probe", context.program, folder], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+        if probe.returncode != 0:
+            reason = (probe.stderr.strip().splitlines() or ["refused"])[-1]
+            return [not_run(self.name, self._what, reason, least)]
+        start = time.monotonic()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            other = []
+            for line in process.stderr:
+                words = line.split()
+                if len(words) == 3 and words[0] == "progress":
+                    context.tell(int(words[1]) / int(words[2]))
+                else:
+                    other.append(line)
+            output = process.stdout.read()
+        seconds = time.monotonic() - start
+        if process.returncode != 0:
+            return [row(self.name, self._what, 0, 1, seconds, least, violations=["".join(other[-20:])])]
+        result = json.loads(output)
+        tables = {"controls on ext4": result["controls"]} if result["controls"] else {}
+        return [row(self.name, self._what, result["cuts"], len(result["violations"]), seconds, least,
+                    violations=result["violations"][:20], tables=tables)]
+
+
+def all_parts():
+    import real_program
+    return PARTS + [
+        PowerCuts(),
+        real_program.Disturbance("strace", "SIGKILL at a system call of one rank of the real program under mpirun, then a "
+                                 "resume on another number of ranks", real_program.kill_at_call, {True: 0, False: 100}, 100,
+                                 steps=8, every_steps=2, needs=("strace",)),
+        real_program.Disturbance("resumes", "SIGKILL of one rank of the real program at a random moment, then a resume on "
+                                 "another number of ranks; saves behind training in half of them",
+                                 real_program.kill_at_random, {True: 0, False: 100}, 100, steps=80, every_steps=10),
+    ]
+
+
 PARTS = [
     ModelPart("model", [("states", "distinct crash states in memory, 1-4 ranks; 8 wrong protocols as controls", 100_000),
                           ("kill_points", "calls at which the model was cut", None)],
-                short={"exhaustive": 16, "samples": 8, "cut-starts": 4},
+                short={"exhaustive": 8, "samples": 6, "cut-starts": 2},
                 long={"exhaustive": 2048, "samples": 256, "cut-starts": 60}),
     ProgramPart("errors", [("errors_*", "ENOSPC, EDQUOT, EIO and short writes at the k-th call, 1-4 ranks", 1000)],
-                short={"every": 40}, long={"every": 1}),
+                short={"every": 3, "one-case-of": 23}, long={"every": 1}),
     ProgramPart("flips", [("flips", "single bits of a checkpoint's files, refused before a tensor has them", 100_000),
                           ("flips_attempt_file", "single bits of attempt files", None),
                           ("flips_token", "single bits of the token", None)],
-                short={"every": 60}, long={"every": 1}),
+                short={"every": 150}, long={"every": 1}),
+    ProgramPart("kills", [("kill_points", "(step, call, rank, world) at which a rank as a process got SIGKILL, real disk",
+                           5000),
+                          ("kills", "SIGKILLs there, of that rank alone and of all at once", None)],
+                short={"every": 200}, long={"every": 1}, needs_folder=True),
     ProgramPart("worlds", [("pairs", "pairs of numbers of ranks (saved on 1-8, read on 1-8)", 64)],
                 short={}, long={}, can_share=False, needs_folder=True),
 ]

@@ -44,10 +44,11 @@ def private_headers(tree):
         top = path.split("/")[0]
         folder = path.rsplit("/", 1)[0]
         homes = [folder, "tests"] if top in ("tests", "benchmarks") else [folder]
-        # A test sees the insides of the module that it mirrors.
+        # A test sees the insides of the module that it mirrors; the crash campaign mirrors two.
         module = path.split("/")[1] if top == "tests" else top
-        if module in MODULES:
-            homes += sorted({other.rsplit("/", 1)[0] for other in tree.paths(rf"{module}/src/")})
+        for seen in {"crash": ("distributed", "checkpoint")}.get(module, (module,)):
+            if seen in MODULES:
+                homes += sorted({other.rsplit("/", 1)[0] for other in tree.paths(rf"{seen}/src/")})
         for line, header, quoted in tree.includes(path):
             if not quoted or header.startswith("lockstep/"):
                 continue

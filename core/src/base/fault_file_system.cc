@@ -26,6 +26,8 @@ struct FaultFileSystem::Plan {
 
   std::mutex mutex;
   std::function<void(const FileCall&)> hook;
+  std::function<void(const FileCall&)> call_hook;
+  uint64_t num_all_calls = 0;
   std::vector<Fault> faults;
   std::array<uint64_t, kNumFileOperations> num_calls{};
   uint64_t num_mutating_calls = 0;
@@ -36,9 +38,13 @@ struct FaultFileSystem::Plan {
     FileCall call{.operation = operation, .path = path, .number = 0};
     Status status;
     std::function<void(const FileCall&)> to_tell;
+    std::function<void(const FileCall&)> to_tell_all;
+    uint64_t number_of_all = 0;
     {
       std::lock_guard lock(mutex);
       const uint64_t number = ++num_calls[static_cast<size_t>(operation)];
+      number_of_all = ++num_all_calls;
+      to_tell_all = call_hook;
       if (operation < FileOperation::kOpenRead) {
         call.number = ++num_mutating_calls;
         to_tell = hook;
@@ -48,6 +54,7 @@ struct FaultFileSystem::Plan {
           status = fault.status;
       }
     }
+    if (to_tell_all) to_tell_all({.operation = operation, .path = path, .number = number_of_all});
     if (to_tell) to_tell(call);
     return status;
   }
@@ -206,6 +213,11 @@ void FaultFileSystem::clear_faults() {
 void FaultFileSystem::set_hook(std::function<void(const FileCall&)> hook) {
   std::lock_guard lock(plan_->mutex);
   plan_->hook = std::move(hook);
+}
+
+void FaultFileSystem::set_call_hook(std::function<void(const FileCall&)> hook) {
+  std::lock_guard lock(plan_->mutex);
+  plan_->call_hook = std::move(hook);
 }
 
 uint64_t FaultFileSystem::num_mutating_calls() const {

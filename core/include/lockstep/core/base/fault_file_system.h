@@ -58,6 +58,9 @@ class FaultFileSystem final : public FileSystem {
   /// Called before each call that changes something. What it throws goes through to the caller, and
   /// the call is not made: a test plays a kill by throwing here, at this call and all later ones.
   void set_hook(std::function<void(const FileCall&)> hook);
+  /// Called before every call, also those that change nothing and those that fail; `number` counts
+  /// them all. For kills of real processes, and for what is slow.
+  void set_call_hook(std::function<void(const FileCall&)> hook);
   /// Calls so far that change something.
   uint64_t num_mutating_calls() const;
 
