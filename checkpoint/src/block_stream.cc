@@ -99,16 +99,17 @@ Status BlockStream::hand_out(const ShardReader& shard, const std::vector<ReadIte
                                   place.file_begin + place.bytes));
     }
     const auto block = buffer.subspan(begin, place.bytes);
-    uint64_t found = 0;
-    if (item.to.empty()) {
-      found = xxh3_64(block);
-    } else {
+    std::span<std::byte> to;
+    if (!item.to.empty()) {
       const uint64_t skip =
           place.file_begin - shard.place_of(item.extent_index, item.blocks.first).file_begin;
-      // What is hashed is the copy that the tensor keeps.
-      found = copy_and_xxh3_64(block, item.to.subspan(skip, place.bytes));
+      to = item.to.subspan(skip, place.bytes);
     }
-    LOCKSTEP_RETURN_IF_ERROR(shard.check_hash(item.extent_index, cursor.block, found));
+    // What is hashed is the copy that the tensor keeps.
+    const uint64_t found = to.empty() ? xxh3_64(block) : copy_and_xxh3_64(block, to);
+    const Status good = shard.check_hash(item.extent_index, cursor.block, found);
+    if (!good.is_ok()) std::fill(to.begin(), to.end(), std::byte{0});  // no false byte stays
+    LOCKSTEP_RETURN_IF_ERROR(good);
   }
   return Status::ok();
 }

@@ -35,7 +35,7 @@ class BlockStream {
   /// Reads `items` (ascending in the file) of an opened shard. A block reaches its memory only
   /// with the bytes that its hash names, or the call fails. Errors: kCorruption with file, tensor
   /// and block; kNotFound; kIoError; kTimeout; kResourceExhausted. On error the memory holds
-  /// anything.
+  /// what it held, true blocks, and zeros for one that was found false.
   Status read(const ShardReader& shard, const std::vector<ReadItem>& items);
   /// Every block of a shard, verified. Errors: as read.
   Status verify(const ShardReader& shard);

@@ -1,8 +1,10 @@
 #include "wrong_protocols.h"
 
+#include <algorithm>
 #include <map>
 
 #include "lockstep/checkpoint/names.h"
+#include "lockstep/core/base/aligned_buffer.h"
 #include "lockstep/core/base/memory_file_system.h"
 #include "lockstep/core/base/text.h"
 
@@ -11,6 +13,7 @@ namespace {
 
 constexpr uint64_t kOld = 1;
 constexpr uint64_t kNew = 2;
+constexpr double kWriteSeconds = 30;
 
 using Files = std::map<std::string, std::string>;
 
@@ -22,6 +25,7 @@ struct NaiveSave {
   bool data_before_commit = true;
   bool fresh_partial = true;
   bool delete_old_last = true;
+  bool direct = false;  ///< shards go past the page cache
   GenerationName name = {2, 20};
   GenerationName old = {1, 10};
 };
@@ -58,8 +62,23 @@ Files true_files(uint64_t seed, const GenerationName& name) {
   return files;
 }
 
+/// One that thinks that what went past the page cache is on the disk.
+void write_direct(FileSystem& fs, const std::string& path, const std::string& content) {
+  AlignedBuffer buffer = AlignedBuffer::make(bulk_align_up(content.size())).value();
+  std::copy_n(std::as_bytes(std::span(content)).begin(), content.size(), buffer.bytes().begin());
+  BulkOptions options;
+  options.expected_bytes = content.size();
+  const auto file = fs.create_bulk(path, options).value();
+  must(file->start_write(0, buffer.bytes().first(bulk_align_up(content.size())), 0));
+  must(file->wait_one(Deadline::after_s(kWriteSeconds)).status());
+  must(file->set_size(content.size()));
+  must(file->close());
+}
+
 void write(FileSystem& fs, const std::string& folder, const std::string& name,
            const std::string& content, const NaiveSave& how) {
+  if (how.direct && name != kManifestFile)
+    return write_direct(fs, path_join(folder, name), content);
   auto opened = fs.open_write(path_join(folder, name), OpenMode::kCreateExclusive);
   // One that thinks that what is there is what it wrote before.
   if (!how.fresh_partial && opened.status().code() == StatusCode::kAlreadyExists) return;
@@ -185,6 +204,8 @@ std::vector<Control> controls(const std::string& run_dir) {
   nothing_synced.sync_partial = false;
   NaiveSave no_sync_of_data;
   no_sync_of_data.sync_files = false;
+  NaiveSave direct_without_sync;
+  direct_without_sync.direct = true;
   NaiveSave no_sync_of_partial;
   no_sync_of_partial.sync_partial = false;
   NaiveSave no_sync_of_rename;
@@ -207,6 +228,7 @@ std::vector<Control> controls(const std::string& run_dir) {
       builder.naive("newest by step", by_step),
       builder.folder_chain("unsynced directory chain", false),
       builder.naive("data written but never synced", no_sync_of_data),
+      builder.naive("data written with direct I/O but never synced", direct_without_sync),
   };
 }
 
