@@ -27,6 +27,7 @@
 #include <utility>
 
 #include "block_hashes.h"
+#include "block_stream.h"
 #include "lockstep/core/base/caught.h"
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/text.h"
@@ -228,6 +229,7 @@ void SaveProtocol::write(bool stages_itself) {
   own_status_ = shard.status();
   if (shard.is_ok()) {
     written_ = *shard;
+    if (options.reads_back) own_status_ = caught([&] { return read_back(); });
   } else {
     stop_staging(own_status_);
   }
@@ -236,6 +238,20 @@ void SaveProtocol::write(bool stages_itself) {
   report_.sync_ms = written_.sync_ms;
   report_.write_ms = watch.elapsed_ms();
   report_.staging_bytes = context_.staging->capacity_bytes();
+}
+
+/// What the disk itself has is what was staged.
+Status SaveProtocol::read_back() const {
+  BlockStreamOptions options;
+  options.method = context_.options->io_method;
+  options.may_read_cache = false;
+  options.timeout_s = context_.options->data_timeout_s;
+  const ShardEntry entry{shard_file(own_shard()), written_.bytes, context_.staging->runs(),
+                         written_.header_hash, written_.table_hash};
+  LOCKSTEP_ASSIGN_OR_RETURN(
+      const ShardReader reader,
+      ShardReader::open(fs(), partial_, *request_.schema, entry, {name_, own_shard()}));
+  return BlockStream(fs(), options).verify(reader).with_context("reading back what was written");
 }
 
 void SaveProtocol::stop_staging(const Status& why) {

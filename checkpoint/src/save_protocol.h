@@ -67,6 +67,7 @@ class SaveProtocol {
   Deadline data_deadline() const { return Deadline::after_s(context_.options->data_timeout_s); }
   std::string what(std::string_view part) const;
   void enter(int step) const;
+  Status read_back() const;
   void fill_while(const std::function<bool()>& goes_on);
   ShardName own_shard() const;
   std::string final_folder() const { return context_.paths.generation(name_); }

@@ -4,7 +4,9 @@
 // Covers: block_hashes.cc block_stream.cc restore.cc run_folder.cc
 #include <gmock/gmock.h>
 
+#include "forwarding_file_system.h"
 #include "lockstep/checkpoint/manifest.h"
+#include "lockstep/core/base/aligned_buffer.h"
 #include "lockstep/core/base/fault_file_system.h"
 #include "lockstep/core/base/memory_file_system.h"
 #include "lockstep/core/base/text.h"
@@ -178,6 +180,87 @@ TEST_F(Damage, ContentThatOnlyOneRankFindsBadMovesNothing) {
   EXPECT_THAT(status.message(), HasSubstr("rank 1"));
   EXPECT_THAT(status.message(), HasSubstr("finds the same files good"));
   EXPECT_TRUE(exists(fs_, newest_).value());
+}
+
+/// Flips one bit of the nth piece on its way to the disk.
+class FlippingFileSystem final : public ForwardingFileSystem {
+ public:
+  FlippingFileSystem(FileSystem& base, int nth) : ForwardingFileSystem(base), left_(nth) {}
+  Result<std::unique_ptr<BulkWritableFile>> create_bulk(const std::string& path,
+                                                        const BulkOptions& options) override {
+    LOCKSTEP_ASSIGN_OR_RETURN(auto file, base_.create_bulk(path, options));
+    return std::unique_ptr<BulkWritableFile>(std::make_unique<File>(std::move(file), *this));
+  }
+  bool has_flipped() const { return left_ <= 0; }
+
+ private:
+  class File final : public BulkWritableFile {
+   public:
+    File(std::unique_ptr<BulkWritableFile> base, FlippingFileSystem& owner)
+        : base_(std::move(base)), owner_(owner) {}
+    Status start_write(uint64_t offset_bytes, std::span<const std::byte> bytes,
+                       uint64_t ticket) override {
+      if (--owner_.left_ != 0) return base_->start_write(offset_bytes, bytes, ticket);
+      auto buffer = AlignedBuffer::make(bytes.size());
+      LOCKSTEP_RETURN_IF_ERROR(buffer.status());
+      flipped_ = std::move(*buffer);
+      std::copy(bytes.begin(), bytes.end(), flipped_.bytes().begin());
+      flipped_.bytes()[kFlippedByte] ^= std::byte{0x10};
+      return base_->start_write(offset_bytes, flipped_.bytes().first(bytes.size()), ticket);
+    }
+    Result<BulkEnd> wait_one(Deadline deadline) override { return base_->wait_one(deadline); }
+    int num_in_flight() const override { return base_->num_in_flight(); }
+    std::string_view method() const override { return base_->method(); }
+    Status set_size(uint64_t size_bytes) override { return base_->set_size(size_bytes); }
+    Status sync() override { return base_->sync(); }
+    Status close() override { return base_->close(); }
+
+   private:
+    static constexpr size_t kFlippedByte = 100;  // in use in each piece of the small state
+    std::unique_ptr<BulkWritableFile> base_;
+    FlippingFileSystem& owner_;
+    AlignedBuffer flipped_;
+  };
+  int left_;
+};
+
+TEST_F(Damage, ABitFlippedBetweenStagingAndDiskIsCaughtAtRestore) {
+  for (int nth = 1;; ++nth) {
+    MemoryFileSystem disk;
+    ASSERT_TRUE(save_state(disk, 1, old_, 10).is_ok());
+    FlippingFileSystem flipping(disk, nth);
+    const auto saved = save_state(flipping, 1, new_, 20);
+    if (!flipping.has_flipped()) {
+      EXPECT_GE(nth, 3);  // header and data at least
+      break;
+    }
+    TestState read(small_schema(), 0);
+    const auto restored = restore_state(disk, 2, read);
+    ASSERT_TRUE(restored.is_ok()) << restored.status().message();
+    EXPECT_EQ((*restored)->step, 10) << nth;
+    EXPECT_TRUE(read == old_);
+  }
+}
+
+TEST_F(Damage, ABitFlippedBetweenStagingAndDiskFailsASaveThatReadsBack) {
+  for (int nth = 1;; ++nth) {
+    MemoryFileSystem disk;
+    ASSERT_TRUE(save_state(disk, 1, old_, 10).is_ok());
+    FlippingFileSystem flipping(disk, nth);
+    const auto saved = save_state(flipping, 1, new_, 20,
+                                  [](CheckpointerOptions& options) { options.reads_back = true; });
+    if (!flipping.has_flipped()) {
+      EXPECT_TRUE(saved.is_ok());
+      break;
+    }
+    EXPECT_EQ(saved.status().code(), StatusCode::kCorruption);
+    EXPECT_THAT(saved.status().message(), HasSubstr("rank 0"));
+    TestState read(small_schema(), 0);
+    const auto restored = restore_state(disk, 2, read);
+    ASSERT_TRUE(restored.is_ok());
+    EXPECT_EQ((*restored)->step, 10);
+    EXPECT_TRUE((*restored)->quarantined.empty());
+  }
 }
 
 /// Fails the nth call of an operation in a third save. Returns false when the save did not notice.

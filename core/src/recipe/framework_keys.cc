@@ -156,6 +156,22 @@ void add_clip_eval_checkpoint(Keys& keys) {
       "checkpoint", string_key("when_busy", "async: a save that is due during another")
                         .one_of({"wait", "skip"})
                         .outside_hash()));
+  keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::io>(
+      "checkpoint", string_key("io", "how shards travel; auto: the first that the system allows")
+                        .one_of({"auto", "io_uring", "threads", "buffered"})
+                        .outside_hash()));
+  keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::staging_mib>(
+      "checkpoint",
+      int_key("staging_mib", "async: MiB of a rank's memory for copies; 0: its whole shard")
+          .at_least(0)
+          .outside_hash()));
+  keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::max_write_mib_per_s>(
+      "checkpoint", int_key("max_write_mib_per_s", "async: of each rank; 0: no limit")
+                        .at_least(0)
+                        .outside_hash()));
+  keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::read_back>(
+      "checkpoint",
+      bool_key("read_back", "read shards back from the disk before the commit").outside_hash()));
   keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::keep_latest>(
       "checkpoint",
       int_key("keep_latest", "how many of the newest to keep").at_least(1).outside_hash()));

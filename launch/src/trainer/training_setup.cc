@@ -41,9 +41,23 @@ ShardedOptimizerOptions optimizer_options(const Recipe& recipe) {
   return options;
 }
 
+namespace {
+
+BulkMethod io_method(const std::string& name) {
+  if (name == "io_uring") return BulkMethod::kUring;
+  if (name == "threads") return BulkMethod::kThreads;
+  return name == "buffered" ? BulkMethod::kBuffered : BulkMethod::kAuto;
+}
+
+}  // namespace
+
 CheckpointerOptions checkpointer_options(const Recipe& recipe) {
   CheckpointerOptions options;
   const CheckpointRecipe& checkpoint = recipe.checkpoint();
+  options.io_method = io_method(checkpoint.io);
+  options.staging_budget_bytes = static_cast<uint64_t>(checkpoint.staging_mib) << 20;
+  options.max_write_bytes_per_s = static_cast<uint64_t>(checkpoint.max_write_mib_per_s) << 20;
+  options.reads_back = checkpoint.read_back;
   options.retention.keep_latest = checkpoint.keep_latest;
   options.retention.keep_every_steps = checkpoint.keep_every_steps;
   if (size_t colon = checkpoint.keep_best.find(':'); colon != std::string::npos) {

@@ -151,7 +151,8 @@ TEST(RecipeHash, LeavesOutWhatTheDesignLeavesOut) {
       ElementsAre("data.path", "data.loader_threads", "train.steps", "train.epochs",
                   "train.bucket_mib", "eval.every_epochs", "checkpoint.every_steps",
                   "checkpoint.every_epochs", "checkpoint.mode", "checkpoint.when_busy",
-                  "checkpoint.keep_latest", "checkpoint.keep_every_steps", "checkpoint.keep_best"));
+                  "checkpoint.io", "checkpoint.staging_mib", "checkpoint.max_write_mib_per_s",
+                  "checkpoint.read_back", "checkpoint.keep_latest", "checkpoint.keep_every_steps", "checkpoint.keep_best"));
 }
 
 TEST(RecipeHash, IsTheSameForTheSameValuesFromAnotherPlace) {

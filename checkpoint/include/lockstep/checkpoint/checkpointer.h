@@ -47,7 +47,10 @@ struct CheckpointerOptions {
   /// training waits for the disk. A save in front takes at most kFrontStagingBytes.
   uint64_t staging_budget_bytes = 0;
   uint64_t staging_piece_bytes = uint64_t{4} << 20;  ///< one transfer
-  uint64_t max_write_bytes_per_s = 0;                ///< of a save behind training; 0: no limit
+  /// Each rank reads its shard back from the disk before the vote: a bit that flipped on its way
+  /// there fails the save, and not the restore that needs it. Costs the reading.
+  bool reads_back = false;
+  uint64_t max_write_bytes_per_s = 0;  ///< of a save behind training; 0: no limit
   int background_nice = 10;  ///< by how much the thread of such a save yields to others (0 to 19)
   double heartbeat_s = 1;
   double watch_s = 3;

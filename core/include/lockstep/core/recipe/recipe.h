@@ -75,9 +75,13 @@ struct CheckpointRecipe {
   int64_t every_steps = 0;   ///< 0: not by steps
   int64_t every_epochs = 0;  ///< 0: not by epochs
   int64_t keep_latest = 3;
-  int64_t keep_every_steps = 0;    ///< also keep those at multiples of it; 0: none
-  std::string mode = "sync";       ///< "async": all saves but the last go on behind training
-  std::string when_busy = "wait";  ///< async: "skip" leaves out a save that is due during another
+  int64_t keep_every_steps = 0;     ///< also keep those at multiples of it; 0: none
+  std::string mode = "sync";        ///< "async": all saves but the last go on behind training
+  std::string when_busy = "wait";   ///< async: "skip" leaves out a save that is due during another
+  std::string io = "auto";          ///< how shards travel: BulkMethod by name
+  int64_t staging_mib = 0;          ///< async: host memory for copies; 0: the rank's whole shard
+  int64_t max_write_mib_per_s = 0;  ///< async, of each rank; 0: no limit
+  bool read_back = false;           ///< shards are read back from the disk before the commit
   std::string
       keep_best;  ///< "max:accuracy", "min:loss": also keep the best by this metric; empty: none
 };
