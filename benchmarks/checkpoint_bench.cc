@@ -139,7 +139,7 @@ class Bench {
     options.plane = &world_.control_plane();
     options.run_dir = path_join(options_.dir, "run");
     options.log = Log::silent();
-    options.retention.keep_latest = 1;
+    options.retention.keep_any = {keep_latest(1)};
     options.staging_budget_bytes = options_.staging_mib << 20;
     auto checkpointer = Checkpointer::open(options);
     require(checkpointer.status());

@@ -58,10 +58,8 @@ Status check_last_attempt(const AttemptOptions& options, const RunPaths& paths, 
     options.log.warn(cat("taking over from attempt ", last, " (", who, "), which is still alive"));
     return Status::ok();
   }
-  return already_exists_error(
-      cat(options.run_dir, ": attempt ", last, " is alive (", who,
-          "). Wait for it to end, use another run directory, or pass --take-over to "
-          "stop it from saving anything more"));
+  return already_exists_error(cat(options.run_dir, ": attempt ", last, " is alive (", who, "). ",
+                                  options.advice_when_alive));
 }
 
 /// The highest number in use: of an attempt file, or in the name of a folder that an attempt wrote

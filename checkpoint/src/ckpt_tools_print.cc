@@ -160,4 +160,36 @@ std::string export_json(const ExportReport& report) {
              ",\"bytes\":", report.bytes, "}\n");
 }
 
+std::string prune_text(const PruneReport& report) {
+  const char* verb = report.is_dry_run ? "would delete" : "deleted";
+  std::string out;
+  for (const PruneItem& item : report.items) {
+    const bool is_kept = !item.kept_because.empty();
+    out += cat(is_kept ? "kept" : verb, "  step ", item.name.step, "  generation ",
+               item.name.generation, "  ", human_bytes(item.bytes));
+    if (is_kept) out += cat("  (", join(item.kept_because, "; "), ")");
+    out += "\n";
+  }
+  if (report.leftover_bytes > 0) {
+    out += cat(verb, "  what was left of interrupted saves and deletions  ",
+               human_bytes(report.leftover_bytes), "\n");
+  }
+  return out + cat(verb, " ", report.num_doomed(), " of ", report.items.size(), " checkpoints, ",
+                   human_bytes(report.freed_bytes()), "\n");
+}
+
+std::string prune_json(const PruneReport& report) {
+  const auto item_json = [](const PruneItem& item) {
+    return cat("{\"path\":", json_quoted(item.path), ",\"generation\":", item.name.generation,
+               ",\"step\":", item.name.step, ",\"bytes\":", item.bytes,
+               ",\"is_deleted\":", item.kept_because.empty(), ",\"kept_because\":",
+               array(item.kept_because, [](const std::string& why) { return json_quoted(why); }),
+               "}");
+  };
+  return cat("{\"run_dir\":", json_quoted(report.run_dir), ",\"is_dry_run\":", report.is_dry_run,
+             ",\"num_deleted\":", report.num_doomed(), ",\"freed_bytes\":", report.freed_bytes(),
+             ",\"leftover_bytes\":", report.leftover_bytes,
+             ",\"checkpoints\":", array(report.items, item_json), "}\n");
+}
+
 }  // namespace lockstep

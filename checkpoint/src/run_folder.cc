@@ -3,7 +3,9 @@
 #include <algorithm>
 
 #include "lockstep/checkpoint/manifest.h"
+#include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/text.h"
+#include "lockstep/core/base/time_text.h"
 
 namespace lockstep {
 namespace {
@@ -103,30 +105,42 @@ Result<std::string> quarantine_checkpoint(FileSystem& fs, const RunPaths& paths,
   return to;
 }
 
-Status apply_retention(FileSystem& fs, const RunPaths& paths, const RetentionPolicy& policy,
-                       int64_t durable_generation, int64_t attempt,
-                       const std::function<Status()>& check_not_fenced, const Log& log) {
-  if (policy.keep_latest <= 0) return Status::ok();
-  LOCKSTEP_ASSIGN_OR_RETURN(const RunFolder folder, list_run_folder(fs, paths));
-  if (static_cast<int64_t>(folder.committed.size()) <= policy.keep_latest) return Status::ok();
+std::vector<RetentionCandidate> retention_candidates(FileSystem& fs, const RunPaths& paths,
+                                                     const std::vector<GenerationName>& committed,
+                                                     const RetentionPolicy& policy) {
   std::vector<RetentionCandidate> candidates;
-  for (const GenerationName& name : folder.committed) {
-    RetentionCandidate candidate{name, std::nullopt};
-    if (policy.keep_best <= 0) {
-      candidate.metrics.emplace();
-    } else if (auto manifest = read_manifest(fs, paths.generation(name), nullptr);
-               manifest.is_ok()) {
-      candidate.metrics = std::move(manifest->metrics);
-    } else {
-      log.warn(cat("kept, because it can't be judged: ", manifest.status().message()));
+  for (const GenerationName& name : committed) {
+    RetentionCandidate candidate{name};
+    if (policy.needs_facts()) {
+      const auto manifest = read_manifest(fs, paths.generation(name), nullptr);
+      if (manifest.is_ok()) {
+        candidate.facts.emplace(manifest->metrics, parse_utc_text(manifest->utc_time));
+      } else {
+        candidate.problem = manifest.status().message();
+      }
     }
     candidates.push_back(std::move(candidate));
   }
-  for (const GenerationName& name : plan_retention(policy, candidates, durable_generation)) {
+  return candidates;
+}
+
+Status apply_retention(FileSystem& fs, const RunPaths& paths, const RetentionPolicy& policy,
+                       int64_t durable_generation, int64_t attempt,
+                       const std::function<Status()>& check_not_fenced, const Log& log) {
+  if (policy.keep_any.empty()) return Status::ok();
+  LOCKSTEP_ASSIGN_OR_RETURN(const RunFolder folder, list_run_folder(fs, paths));
+  const auto candidates = retention_candidates(fs, paths, folder.committed, policy);
+  for (const RetentionCandidate& candidate : candidates) {
+    if (!candidate.problem.empty())
+      log.warn(cat("kept, because it can't be judged: ", candidate.problem));
+  }
+  const auto verdicts = plan_retention(policy, candidates, durable_generation, wall_clock_ns());
+  for (auto it = verdicts.rbegin(); it != verdicts.rend(); ++it) {
+    if (!it->is_doomed()) continue;
     LOCKSTEP_RETURN_IF_ERROR(check_not_fenced());
-    LOCKSTEP_RETURN_IF_ERROR(delete_checkpoint(fs, paths, name, attempt));
-    log.info(
-        cat("deleted the checkpoint of step ", name.step, " (generation ", name.generation, ")"));
+    LOCKSTEP_RETURN_IF_ERROR(delete_checkpoint(fs, paths, it->name, attempt));
+    log.info(cat("deleted the checkpoint of step ", it->name.step, " (generation ",
+                 it->name.generation, ")"));
   }
   return Status::ok();
 }

@@ -38,7 +38,14 @@ Status delete_checkpoint(FileSystem& fs, const RunPaths& paths, const Generation
 Result<std::string> quarantine_checkpoint(FileSystem& fs, const RunPaths& paths,
                                           const GenerationName& name, int64_t attempt);
 
-/// Deletes what the policy does not want. Checks with `check_not_fenced` before every deletion.
+/// What the policy may look at, for each of `committed`: manifests are read only when a rule needs
+/// them. One that can't be read is no error here.
+std::vector<RetentionCandidate> retention_candidates(FileSystem& fs, const RunPaths& paths,
+                                                     const std::vector<GenerationName>& committed,
+                                                     const RetentionPolicy& policy);
+
+/// Deletes what the policy does not want, oldest first. Checks with `check_not_fenced` before every
+/// deletion.
 Status apply_retention(FileSystem& fs, const RunPaths& paths, const RetentionPolicy& policy,
                        int64_t durable_generation, int64_t attempt,
                        const std::function<Status()>& check_not_fenced, const Log& log);

@@ -192,6 +192,13 @@ std::map<std::string, std::string> all_files(FileSystem& fs, const std::string& 
   return files;
 }
 
+std::vector<std::string> checkpoints_of(FileSystem& fs, const std::string& run_dir) {
+  std::vector<std::string> names;
+  const auto entries = fs.list(RunPaths{run_dir}.checkpoints());
+  for (const DirectoryEntry& entry : *entries) names.push_back(entry.name);
+  return names;
+}
+
 void overwrite_file(FileSystem& fs, const std::string& path, const std::string& content) {
   const Status status = write_and_sync_file(fs, path, content, OpenMode::kTruncate);
   LOCKSTEP_CHECK(status.is_ok(), status.message());

@@ -63,6 +63,8 @@ Result<std::optional<Restored>> restore_state(FileSystem& fs, int num_ranks, Tes
 
 /// Every file below `folder` with its bytes, by path.
 std::map<std::string, std::string> all_files(FileSystem& fs, const std::string& folder);
+/// Names in the run's checkpoints folder, sorted.
+std::vector<std::string> checkpoints_of(FileSystem& fs, const std::string& run_dir = kRunDir);
 /// Replaces a file's bytes, durably.
 void overwrite_file(FileSystem& fs, const std::string& path, const std::string& content);
 

@@ -114,8 +114,7 @@ Operation retention_operation(std::string name, const RetentionPolicy& policy) {
 
 /// Two saves behind training, each of which deletes an older checkpoint.
 Operation keep_behind_operation() {
-  RetentionPolicy policy;
-  policy.keep_latest = 2;
+  const RetentionPolicy policy{{keep_latest(2)}};
   Operation operation = retention_operation("keep-behind", policy);
   SaveRun run{.seeds = {kNew, kNewest}, .first_step = 40, .mode = SaveMode::kBehind};
   run.restores_first = true;
@@ -174,11 +173,8 @@ Operation move_aside_operation() {
 }
 
 std::vector<Operation> make_operations() {
-  RetentionPolicy latest;
-  latest.keep_latest = 1;
-  RetentionPolicy best = latest;
-  best.keep_best = 1;
-  best.best_metric = "loss";
+  const RetentionPolicy latest{{keep_latest(1)}};
+  const RetentionPolicy best{{keep_latest(1), keep_best("loss", BestIs::kLowest, 1)}};
   return {
       save_operation("save", {.seeds = {kNew}}),
       save_operation("save-again",

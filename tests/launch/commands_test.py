@@ -1,5 +1,5 @@
 """The commands that need no MPI, on checkpoints of real runs: what they print, and their exit status."""
-# Covers: ckpt_command.cc, version.cc, progress.cc
+# Covers: ckpt_command.cc, prune_command.cc, tool.cc, version.cc, progress.cc
 import json
 import os
 import pathlib
@@ -56,6 +56,50 @@ class Commands(runs.Case):
         shard.write_bytes(content)
         bad = self.lockstep("ckpt", "verify", a, expect=65)
         self.assertIn(shard.name, bad.stdout + bad.stderr)
+
+    def test_prune_deletes_what_no_rule_wants(self):
+        run = self.path("a run, \u00fcber alles")
+        self.train(1, self.recipe(runs.MLP), "--run-dir", run, "--set", "checkpoint.every_steps=1", "--set",
+                   "checkpoint.keep_latest=100")
+        steps = lambda: [c["step"] for c in json.loads(self.lockstep("ckpt", "ls", run, "--json").stdout)]
+        self.assertEqual(steps(), list(range(1, 9)))
+
+        def prune(*arguments, **expect):
+            return self.lockstep("ckpt", "prune", run, "--keep-latest", 2, "--keep-every", 3, *arguments, **expect)
+
+        told = json.loads(prune("--dry-run", "--json").stdout)
+        self.assertEqual(steps(), list(range(1, 9)))
+        self.assertEqual([c["step"] for c in told["checkpoints"] if c["is_deleted"]], [5, 4, 2, 1])
+        self.assertIn("would delete 4 of 8 checkpoints", prune("--dry-run").stdout)
+        size = lambda: sum(f.stat().st_size for f in pathlib.Path(run, "checkpoints").rglob("*") if f.is_file())
+        before = size()
+        self.assertIn("deleted 4 of 8 checkpoints", prune().stdout)
+        self.assertEqual((steps(), before - size()), ([3, 6, 7, 8], told["freed_bytes"]))
+
+        self.lockstep("ckpt", "prune", run, "--keep-for", "1h", "--keep-best", "max:accuracy")
+        self.assertEqual(steps(), [3, 6, 7, 8])
+        self.assertIn("what to keep", self.lockstep("ckpt", "prune", run, expect=64).stderr)
+        for wrong in (["--keep-latest", "0"], ["--keep-for", "a week"], ["--keep-best", "accuracy"]):
+            self.lockstep("ckpt", "prune", run, *wrong, expect=64)
+        self.lockstep("ckpt", "prune", self.path("nowhere"), "--keep-latest", 1, expect=65)
+        self.assertEqual(self.train(1, self.recipe(runs.MLP), "--run-dir", run)["first_step"], 8)
+
+    def test_prune_is_refused_while_the_run_is_alive(self):
+        run = self.path("run")
+        process = self.start(0, "train", self.recipe(runs.MLP), "--run-dir", run, "--set", "train.steps=100000", "--set",
+                             "checkpoint.every_steps=1", "--set", "checkpoint.keep_latest=100000")
+        self.wait_for(lambda: self.num_checkpoints(run) > 3, "checkpoints")
+        refused = self.lockstep("ckpt", "prune", run, "--keep-latest", 1, expect=64)
+        self.assertIn(f"process {process.pid} on ", refused.stderr)
+        self.assertIn("--while-running", refused.stderr)
+        before = json.loads(self.lockstep("ckpt", "prune", run, "--keep-latest", 1, "--while-running", "--json").stdout)
+        self.assertGreater(before["num_deleted"], 1)
+        self.assertFalse(os.path.exists(before["checkpoints"][-1]["path"]))
+        self.assertIsNone(process.poll())
+        num = self.num_checkpoints(run)
+        self.wait_for(lambda: self.num_checkpoints(run) > num, "the run goes on saving")
+        runs.kill(process.pid, runs.signal.SIGUSR1)
+        self.assertEqual(process.wait(timeout=runs.TIMEOUT_S), 85)
 
     def test_what_is_not_there_is_named(self):
         for command in ("ls", "inspect", "verify"):

@@ -184,6 +184,10 @@ void add_clip_eval_checkpoint(Keys& keys) {
       string_key("keep_best",
                  "also keep the best by a metric at the end of an epoch: max:accuracy, min:loss")
           .outside_hash()));
+  keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::keep_for>(
+      "checkpoint",
+      string_key("keep_for", "also keep those younger than this: 90m, 36h, 7d; empty: none")
+          .outside_hash()));
 }
 
 Keys make_keys() {

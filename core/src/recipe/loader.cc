@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "lockstep/core/base/text.h"
+#include "lockstep/core/base/time_text.h"
 #include "toml_reader.h"
 
 namespace lockstep {
@@ -242,6 +243,11 @@ void Loader::check_across_keys(const Recipe& recipe) {
             " are evaluated: it needs checkpoint.every_epochs and eval.every_epochs above 0;",
             " found ", place_of("checkpoint.every_epochs"), " = ", recipe.checkpoint().every_epochs,
             " and ", place_of("eval.every_epochs"), " = ", recipe.eval().every_epochs));
+  const std::string& keep_for = recipe.checkpoint().keep_for;
+  if (!keep_for.empty() && !parse_duration_s(keep_for))
+    problem(source_, cat(place_of("checkpoint.keep_for"),
+                         " must be empty, or a whole number and s, m, h or d (36h), found \"",
+                         keep_for, "\""));
 }
 
 Result<Recipe> Loader::finish() {

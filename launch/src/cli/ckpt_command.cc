@@ -1,13 +1,12 @@
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <memory>
 #include <string>
 
 #include "commands.h"
 #include "lockstep/checkpoint/ckpt_tools_print.h"
 #include "lockstep/core/base/environment.h"
-#include "lockstep/core/base/exit_code.h"
 #include "lockstep/core/base/file_system.h"
+#include "tool.h"
 
 namespace lockstep {
 namespace {
@@ -19,11 +18,6 @@ struct CkptArguments {
   bool all = false;
 };
 
-// What a tool prints, and the code the program leaves with.
-struct Outcome {
-  std::string text;
-  ExitCode code = ExitCode::kDone;
-};
 using Tool = Result<Outcome> (*)(const CkptArguments&);
 
 Result<Outcome> list(const CkptArguments& arguments) {
@@ -58,19 +52,6 @@ Result<Outcome> export_weights(const CkptArguments& arguments) {
   return Outcome{arguments.as_json ? export_json(report) : export_text(report)};
 }
 
-void run_tool(Tool tool, const CkptArguments& arguments, const std::string& name, int* exit_code) {
-  Result<Outcome> outcome = tool(arguments);
-  if (!outcome.is_ok()) {
-    std::fprintf(stderr, "lockstep ckpt %s: %s\n", name.c_str(),
-                 outcome.status().to_string().c_str());
-    *exit_code = static_cast<int>(exit_code_for(outcome.status()));
-    return;
-  }
-  std::fputs(outcome->text.c_str(), stdout);
-  if (!outcome->text.empty() && outcome->text.back() != '\n') std::fputc('\n', stdout);
-  *exit_code = static_cast<int>(outcome->code);
-}
-
 }  // namespace
 
 void add_ckpt_command(CLI::App& app, const CommandLine& line) {
@@ -83,7 +64,7 @@ void add_ckpt_command(CLI::App& app, const CommandLine& line) {
     command->add_option(first, arguments->path)->required();
     if (second != nullptr) command->add_option(second, arguments->other)->required();
     command->add_flag("--json", arguments->as_json, "Print JSON");
-    command->callback([=] { run_tool(tool, *arguments, name, line.exit_code); });
+    command->callback([=] { *line.exit_code = run_tool(name, [&] { return tool(*arguments); }); });
     return command;
   };
   add("ls", "The checkpoints of a run", "run", nullptr, list);
@@ -95,6 +76,7 @@ void add_ckpt_command(CLI::App& app, const CommandLine& line) {
       diff);
   add("export", "Write the weights as one safetensors file", "checkpoint", "out", export_weights)
       ->add_flag("--all", arguments->all, "Also buffers and optimizer state");
+  add_prune_command(*ckpt, line);
 }
 
 }  // namespace lockstep

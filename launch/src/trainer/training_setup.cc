@@ -4,6 +4,7 @@
 
 #include "lockstep/core/base/environment.h"
 #include "lockstep/core/base/text.h"
+#include "lockstep/core/base/time_text.h"
 #include "lockstep/launch/version.h"
 
 namespace lockstep {
@@ -49,6 +50,19 @@ BulkMethod io_method(const std::string& name) {
   return name == "buffered" ? BulkMethod::kBuffered : BulkMethod::kAuto;
 }
 
+// Its texts were checked when the recipe was loaded.
+RetentionPolicy retention_policy(const CheckpointRecipe& checkpoint) {
+  RetentionPolicy policy;
+  policy.keep_any.push_back(keep_latest(checkpoint.keep_latest));
+  if (checkpoint.keep_every_steps > 0)
+    policy.keep_any.push_back(keep_every_steps(checkpoint.keep_every_steps));
+  if (!checkpoint.keep_best.empty())
+    policy.keep_any.push_back(parse_keep_best(checkpoint.keep_best).value());
+  if (!checkpoint.keep_for.empty())
+    policy.keep_any.push_back(keep_for(parse_duration_s(checkpoint.keep_for).value()));
+  return policy;
+}
+
 }  // namespace
 
 CheckpointerOptions checkpointer_options(const Recipe& recipe) {
@@ -58,13 +72,7 @@ CheckpointerOptions checkpointer_options(const Recipe& recipe) {
   options.staging_budget_bytes = static_cast<uint64_t>(checkpoint.staging_mib) << 20;
   options.max_write_bytes_per_s = static_cast<uint64_t>(checkpoint.max_write_mib_per_s) << 20;
   options.reads_back = checkpoint.read_back;
-  options.retention.keep_latest = checkpoint.keep_latest;
-  options.retention.keep_every_steps = checkpoint.keep_every_steps;
-  if (size_t colon = checkpoint.keep_best.find(':'); colon != std::string::npos) {
-    options.retention.keep_best = 1;
-    options.retention.best_metric = checkpoint.keep_best.substr(colon + 1);
-    options.retention.best_is_lowest = checkpoint.keep_best.substr(0, colon) == "min";
-  }
+  options.retention = retention_policy(checkpoint);
   options.build.instruction_set = instruction_set();
   options.build.versions = {{"lockstep", kVersion}, {"LibTorch", TORCH_VERSION}};
   return options;

@@ -147,6 +147,10 @@ const Mistake kMistakes[] = {
      "recipe.toml: checkpoint.keep_best (recipe.toml:11) compares checkpoints at the end of epochs "
      "that are evaluated: it needs checkpoint.every_epochs and eval.every_epochs above 0; found "
      "checkpoint.every_epochs (recipe.toml:12) = 2 and eval.every_epochs (recipe.toml:14) = 0"},
+    {"[checkpoint]\nkeep_for = \"7 days\"",
+     "recipe.toml: checkpoint.keep_for (recipe.toml:11) must be empty, or a whole number and s, m, "
+     "h "
+     "or d (36h), found \"7 days\""},
     {"[optimizer]\neps = 1e-38",
      "recipe.toml:11: optimizer.eps must be at least 1e-37, found 1e-38"},
 };

@@ -42,6 +42,7 @@ std::vector<std::string> values_of(const Recipe& recipe) {
 std::string other_value(const ResolvedKey& key) {
   const KeySpec& spec = key.spec;
   if (spec.name == "keep_best") return "min:loss";
+  if (spec.name == "keep_for") return "36h";
   switch (spec.type) {
     case KeyType::kInt:
       return std::to_string(std::get<int64_t>(key.value) + 1);
@@ -152,7 +153,8 @@ TEST(RecipeHash, LeavesOutWhatTheDesignLeavesOut) {
                   "train.bucket_mib", "eval.every_epochs", "checkpoint.every_steps",
                   "checkpoint.every_epochs", "checkpoint.mode", "checkpoint.when_busy",
                   "checkpoint.io", "checkpoint.staging_mib", "checkpoint.max_write_mib_per_s",
-                  "checkpoint.read_back", "checkpoint.keep_latest", "checkpoint.keep_every_steps", "checkpoint.keep_best"));
+                  "checkpoint.read_back", "checkpoint.keep_latest", "checkpoint.keep_every_steps",
+                  "checkpoint.keep_best", "checkpoint.keep_for"));
 }
 
 TEST(RecipeHash, IsTheSameForTheSameValuesFromAnotherPlace) {

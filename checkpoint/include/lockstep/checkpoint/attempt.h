@@ -36,6 +36,10 @@ struct AttemptOptions {
   Log log;
   std::string job_id;      ///< of the scheduler; for people
   bool take_over = false;  ///< start although the last attempt lives; that one is fenced
+  /// What the error says to do when the last attempt is alive.
+  std::string advice_when_alive =
+      "Wait for it to end, use another run directory, or pass --take-over to stop it from saving "
+      "anything more";
   double heartbeat_s = 1;  ///< 0: none is written
   double watch_s = 3;      ///< how long a foreign attempt's heartbeat is watched
   ProcessIdentity process = this_process();

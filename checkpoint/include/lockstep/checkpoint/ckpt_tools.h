@@ -5,11 +5,14 @@
 // tensor and block.
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
 
+#include "lockstep/checkpoint/attempt.h"
 #include "lockstep/checkpoint/manifest.h"
+#include "lockstep/checkpoint/retention.h"
 
 namespace lockstep {
 
@@ -72,5 +75,36 @@ struct ExportReport {
 /// when `out_path` is taken.
 Result<ExportReport> export_checkpoint(FileSystem& fs, const std::string& path,
                                        const std::string& out_path, bool all);
+
+struct PruneOptions {
+  RetentionPolicy policy;
+  bool is_dry_run = false;  ///< only say what would be deleted
+  /// Also while an attempt of the run lives. That one is not disturbed; a start meanwhile ends
+  /// this.
+  bool while_running = false;
+  int num_threads = 1;     ///< that read the newest checkpoint before anything is deleted
+  AttemptOptions attempt;  ///< fs and run_dir are filled in
+};
+struct PruneItem {
+  GenerationName name;
+  std::string path;
+  uint64_t bytes = 0;                     ///< of its files
+  std::vector<std::string> kept_because;  ///< empty: deleted, or it would be
+};
+struct PruneReport {
+  std::string run_dir;
+  bool is_dry_run = false;
+  std::vector<PruneItem> items;  ///< newest first
+  uint64_t leftover_bytes = 0;   ///< of what interrupted saves and deletions left, deleted as well
+  uint64_t freed_bytes() const;
+  int64_t num_doomed() const;
+};
+/// Deletes the checkpoints of a run that the policy does not want. It is a start of the run, which
+/// trains nothing: while it works nobody else can start without fencing it, and it looks before
+/// each deletion whether somebody did. The newest checkpoint is read as a whole first: it has to be
+/// good. Errors: kAlreadyExists while an attempt of the run lives; kCorruption when the newest
+/// checkpoint is bad: nothing is deleted then; kAborted when the run was started meanwhile, with
+/// what was deleted until then; kNotFound when there is no such run.
+Result<PruneReport> prune_run(FileSystem& fs, const std::string& run_dir, PruneOptions options);
 
 }  // namespace lockstep

@@ -19,5 +19,7 @@ std::string diff_text(const DiffReport& report);
 std::string diff_json(const DiffReport& report);
 std::string export_text(const ExportReport& report);
 std::string export_json(const ExportReport& report);
+std::string prune_text(const PruneReport& report);
+std::string prune_json(const PruneReport& report);
 
 }  // namespace lockstep

@@ -84,6 +84,7 @@ struct CheckpointRecipe {
   bool read_back = false;           ///< shards are read back from the disk before the commit
   std::string
       keep_best;  ///< "max:accuracy", "min:loss": also keep the best by this metric; empty: none
+  std::string keep_for;  ///< "7d", "36h": also keep those younger than that; empty: none
 };
 
 /// The tables of a recipe.
