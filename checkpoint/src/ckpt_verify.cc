@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <atomic>
 #include <mutex>
+#include <set>
 #include <thread>
 
 #include "block_hashes.h"
@@ -133,6 +134,21 @@ Status check_digest(FileSystem& fs, const std::string& path, const Manifest& man
   return Status::ok();
 }
 
+/// Files that the manifest does not name. They can't change what is restored, but nobody who writes
+/// checkpoints puts them there. NFS keeps files that are open while they are deleted as ".nfs...".
+Status check_names(FileSystem& fs, const std::string& path, const Manifest& manifest,
+                   VerifyReport* report) {
+  std::set<std::string> known = {std::string(kManifestFile)};
+  for (const ShardEntry& shard : manifest.shards) known.insert(shard.file);
+  LOCKSTEP_ASSIGN_OR_RETURN(const auto entries, fs.list(path));
+  for (const DirectoryEntry& entry : entries) {
+    if (known.count(entry.name) != 0 || entry.name.starts_with(".nfs")) continue;
+    report->problems.push_back(
+        cat(path_join(path, entry.name), ": the manifest does not name it; remove it"));
+  }
+  return Status::ok();
+}
+
 }  // namespace
 
 Result<VerifyReport> verify_checkpoint(FileSystem& fs, const std::string& path, int num_threads) {
@@ -155,6 +171,7 @@ Result<VerifyReport> verify_checkpoint(FileSystem& fs, const std::string& path, 
     has_all_tables = has_all_tables && has_tables;
   }
   if (has_all_tables) LOCKSTEP_RETURN_IF_ERROR(check_digest(fs, path, *manifest, &report));
+  LOCKSTEP_RETURN_IF_ERROR(check_names(fs, path, *manifest, &report));
   std::sort(report.problems.begin(), report.problems.end());
   report.seconds = watch.elapsed_s();
   return report;

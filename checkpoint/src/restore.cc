@@ -81,11 +81,13 @@ Result<std::optional<Restored>> RestoreProtocol::run() {
 
 Result<std::string> RestoreProtocol::refuse_or_move_aside() {
   LOCKSTEP_ASSIGN_OR_RETURN(const RunFolder folder, list_run_folder(fs(), context_.paths));
-  if (folder.committed.empty() && !folder.has_quarantine) return std::string();
+  if (folder.committed.empty() && folder.impostors.empty() && !folder.has_quarantine)
+    return std::string();
   const std::string from = context_.paths.checkpoints();
   if (!context_.options->overwrite) {
     return invalid_argument_error(
-        cat(from, " has ", folder.committed.size() + folder.quarantined.size(),
+        cat(from, " has ",
+            folder.committed.size() + folder.quarantined.size() + folder.impostors.size(),
             " checkpoints, and the run was told not to resume. Resume (--resume auto), use "
             "another run directory, or pass --overwrite to move them aside"));
   }
@@ -112,6 +114,13 @@ Result<std::optional<RestoreProtocol::Candidate>> RestoreProtocol::next_candidat
     return std::optional(std::move(candidate));
   }
   LOCKSTEP_ASSIGN_OR_RETURN(const RunFolder folder, list_run_folder(fs(), context_.paths));
+  // What a link stands for may be the newest state there is: going on without it would lose it.
+  if (!folder.impostors.empty()) {
+    return corruption_error(
+        cat(path_join(context_.paths.checkpoints(), folder.impostors.back()),
+            " has the name of a checkpoint, but is a file or a symbolic link, expected a folder. "
+            "Nothing was moved; move it away, or name a checkpoint with --resume"));
+  }
   if (folder.committed.empty() && !folder.has_quarantine) return std::optional<Candidate>();
   LOCKSTEP_RETURN_IF_ERROR(fs().sync_dir(context_.paths.checkpoints()));
   LOCKSTEP_ASSIGN_OR_RETURN(auto candidate, newest_whole(folder));
@@ -139,6 +148,15 @@ Result<std::optional<RestoreProtocol::Candidate>> RestoreProtocol::newest_whole(
 
 Status RestoreProtocol::quarantine(const GenerationName& name, const Status& why) {
   LOCKSTEP_RETURN_IF_ERROR(context_.attempt->check_not_fenced());
+  const std::string path = context_.paths.generation(name);
+  LOCKSTEP_ASSIGN_OR_RETURN(const bool is_there, exists(fs(), path));
+  if (!is_there) {
+    return io_error(cat(path,
+                        ": the checkpoint was there at the start and is gone: somebody deletes "
+                        "checkpoints while they are read. Nothing was moved; start again once "
+                        "nobody does (",
+                        why.message(), ")"));
+  }
   LOCKSTEP_ASSIGN_OR_RETURN(const std::string to, quarantine_checkpoint(fs(), context_.paths, name,
                                                                         context_.attempt_number));
   context_.options->log.error(cat("the checkpoint of step ", name.step, " is bad and was moved to ",

@@ -55,7 +55,12 @@ Result<RunFolder> list_run_folder(FileSystem& fs, const RunPaths& paths) {
   LOCKSTEP_ASSIGN_OR_RETURN(const auto entries, list_if_there(fs, paths.checkpoints()));
   for (const DirectoryEntry& entry : entries) {
     const auto name = parse_generation_folder(entry.name);
-    if (name && entry.type == FileType::kDirectory) folder.committed.push_back(*name);
+    if (!name) continue;
+    if (entry.type == FileType::kDirectory) {
+      folder.committed.push_back(*name);
+    } else {
+      folder.impostors.push_back(entry.name);
+    }
   }
   LOCKSTEP_ASSIGN_OR_RETURN(const int64_t here, highest_generation(fs, paths.checkpoints()));
   LOCKSTEP_ASSIGN_OR_RETURN(const int64_t aside, highest_generation_aside(fs, paths));
@@ -73,8 +78,8 @@ Result<RunFolder> list_run_folder(FileSystem& fs, const RunPaths& paths) {
   std::sort(folder.quarantined.begin(), folder.quarantined.end(), is_newer);
   for (size_t i = 1; i < folder.committed.size(); ++i) {
     if (folder.committed[i].generation == folder.committed[i - 1].generation) {
-      return internal_error(cat(paths.checkpoints(), ": two checkpoints of generation ",
-                                folder.committed[i].generation, "; move one of them away"));
+      return corruption_error(cat(paths.checkpoints(), ": two checkpoints of generation ",
+                                  folder.committed[i].generation, "; move one of them away"));
     }
   }
   return folder;

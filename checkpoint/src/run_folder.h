@@ -18,6 +18,8 @@ namespace lockstep {
 struct RunFolder {
   std::vector<GenerationName> committed;    ///< newest generation first
   std::vector<GenerationName> quarantined;  ///< newest generation first
+  /// Files and symbolic links with the name of a checkpoint.
+  std::vector<std::string> impostors;
   /// Whether there is a quarantine folder, be it empty: then there was a checkpoint once, even if a
   /// power cut in the middle of its move took its name out of both folders.
   bool has_quarantine = false;
@@ -25,7 +27,7 @@ struct RunFolder {
 };
 
 /// Lists <run>/checkpoints; a run without one is empty. Two folders of one generation are
-/// kInternal.
+/// kCorruption.
 Result<RunFolder> list_run_folder(FileSystem& fs, const RunPaths& paths);
 
 /// Deletes a committed checkpoint: first it gets a name that is never read, durably; then its files
