@@ -23,6 +23,7 @@ struct Checkpointer::Impl {
   int64_t lowest_generation = 1;
   Staging staging;
   SaveOutcome last_outcome = SaveOutcome::kNone;
+  SaveReport last_report;
   std::optional<SaveProtocol> protocol;  // of the save under way
   Status status_of_save;                 // the thread's, until it is joined
   std::atomic<bool> has_save_ended = false;
@@ -90,6 +91,9 @@ int64_t Checkpointer::attempt() const {
 }
 SaveOutcome Checkpointer::last_outcome() const {
   return impl_->last_outcome;
+}
+const SaveReport& Checkpointer::last_report() const {
+  return impl_->last_report;
 }
 
 void Checkpointer::Impl::warn_of_other_build(const Restored& restored) const {
@@ -166,6 +170,7 @@ Status write_and_commit(SaveProtocol& protocol, bool stages_itself) {
 Result<SaveReport> Checkpointer::Impl::conclude_save(const SaveProtocol& done,
                                                      const Status& status) {
   last_outcome = done.outcome();
+  last_report = done.report();
   if (last_outcome == SaveOutcome::kDurable) parent_generation = done.report().generation;
   LOCKSTEP_RETURN_IF_ERROR(status);
   return done.report();
@@ -175,6 +180,7 @@ Result<SaveReport> Checkpointer::save(const SaveRequest& request) {
   check_request(request);
   impl_->require_no_save();
   impl_->last_outcome = SaveOutcome::kFailed;  // should a hook throw
+  impl_->last_report = {};
   SaveProtocol protocol(impl_->save_context(/*is_behind=*/false), request);
   Status status = protocol.prepare();
   if (status.is_ok()) {

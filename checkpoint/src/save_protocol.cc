@@ -43,6 +43,10 @@ constexpr uint64_t kMaxTokenBytes = 64;
 constexpr std::string_view kMayBeDurable =
     " may or may not have become durable; the next start finds out";
 
+uint64_t as_us(double ms) {
+  return static_cast<uint64_t>(ms * 1e3);
+}
+
 /// The manifest lists kinds space by space: in another order shards would not be what it says.
 Status check_kind_order(const StateSchema& schema) {
   std::vector<StateKind> in_order;
@@ -53,6 +57,13 @@ Status check_kind_order(const StateSchema& schema) {
   }
   if (in_order == schema.kinds) return Status::ok();
   return internal_error("the state's kinds are not listed space by space in the layout's order");
+}
+
+uint64_t state_bytes(const StateSchema& schema) {
+  uint64_t bytes = 0;
+  for (const StateKind& kind : schema.kinds)
+    bytes += static_cast<uint64_t>(schema.layout.find(kind.space)->num_bytes());
+  return bytes;
 }
 
 std::string schema_text(const StateSchema& schema) {
@@ -233,6 +244,7 @@ void SaveProtocol::write(bool stages_itself) {
   } else {
     stop_staging(own_status_);
   }
+  if (context_.staging->is_all_taken()) report_.reached = SaveProgress::kStaged;
   report_.own_bytes = written_.bytes;
   report_.io_method = written_.method;
   report_.sync_ms = written_.sync_ms;
@@ -263,6 +275,7 @@ Status SaveProtocol::vote() {
   enter(4);
   Status status = context_.plane->vote(what("shards written"), own_status_, data_deadline());
   if (status.is_ok()) {
+    report_.reached = SaveProgress::kWritten;
     status = gather_shards();
     // This rank's part is on its way: rank 0 may have all it needs and commit without this rank.
     if (!status.is_ok() && !is_rank_0()) {
@@ -278,6 +291,8 @@ Status SaveProtocol::vote() {
 Status SaveProtocol::gather_shards() {
   Packer packer;
   packer.number(written_.bytes).hash(written_.header_hash).hash(written_.table_hash);
+  packer.number(as_us(report_.stage_ms)).number(as_us(report_.write_ms));
+  packer.number(as_us(report_.sync_ms));
   pack_runs(context_.staging->runs(), &packer);
   LOCKSTEP_ASSIGN_OR_RETURN(
       const auto messages,
@@ -288,11 +303,16 @@ Status SaveProtocol::gather_shards() {
     peer.written.bytes = unpacker.number();
     peer.written.header_hash = unpacker.hash();
     peer.written.table_hash = unpacker.hash();
+    RankSaveReport told{peer.written.bytes};
+    for (double* ms : {&told.stage_ms, &told.write_ms, &told.sync_ms})
+      *ms = static_cast<double>(unpacker.number()) * 1e-3;
     peer.runs = unpack_runs(&unpacker);
     if (!unpacker.is_whole()) return internal_error("a shard message that can't be read");
     report_.total_bytes += peer.written.bytes;
+    report_.ranks.push_back(told);
     peers_.push_back(std::move(peer));
   }
+  report_.unique_bytes = state_bytes(*request_.schema);
   return Status::ok();
 }
 
@@ -385,6 +405,7 @@ Status SaveProtocol::commit() {
   }
   Unpacker unpacker(*received);
   outcome_ = static_cast<SaveOutcome>(unpacker.number());
+  if (outcome_ == SaveOutcome::kDurable) report_.reached = SaveProgress::kDurable;
   const Status status = unpacker.status();
   report_.state_digest = unpacker.hash();
   return status.with_context(

@@ -64,19 +64,27 @@ class TrainerRollBack : public ::testing::Test {
   // A start of the run on `num_ranks` ranks; what it came to.
   TrainReport train(int num_ranks, const std::string& run, const TrainerOptions& with,
                     const std::string& override_key) {
+    return train(num_ranks, run, with, std::vector<std::string>{override_key});
+  }
+  TrainReport train(int num_ranks, const std::string& run, const TrainerOptions& with,
+                    const std::vector<std::string>& overrides) {
     ThreadRun start{
-        num_ranks, kRecipe,    {override_key}, "points", [] { return std::make_unique<Points>(); },
+        num_ranks, kRecipe,    overrides, "points", [] { return std::make_unique<Points>(); },
         with,      user_state_};
     start.options.run_dir = path_join(run_dir_, run);
     return train_on_threads(start);
   }
 
-  // Steps in metrics.jsonl, in order.
-  std::vector<int64_t> steps(const std::string& run) {
+  std::string metrics(const std::string& run) {
     auto text = read_whole_file(posix_file_system(),
                                 path_join(path_join(run_dir_, run), "metrics.jsonl"), 1 << 20);
+    return text.value();
+  }
+
+  // Steps in metrics.jsonl, in order.
+  std::vector<int64_t> steps(const std::string& run) {
     std::vector<int64_t> found;
-    for (const std::string& line : split(text.value(), '\n')) {
+    for (const std::string& line : split(metrics(run), '\n')) {
       constexpr std::string_view kStep = "{\"event\":\"step\",\"num_steps\":";
       if (line.starts_with(kStep)) found.push_back(std::stoll(line.substr(kStep.size())));
     }
@@ -146,6 +154,39 @@ TEST_F(TrainerRollBack, AfterAPathGoesBackToThatCheckpointAndNotToANewerOne) {
   EXPECT_EQ(again.steps, 6);
   EXPECT_NE(again.state_digest, whole.state_digest) << "steps 5 and 6 are those of another seed";
   EXPECT_EQ(steps("run"), kAllSteps);
+}
+
+TEST_F(TrainerRollBack, AnIntervalThatIsMeasuredChangesNoBit) {
+  std::vector<std::string> keys = {"train.epochs=15", "train.on_nonfinite=skip",
+                                   "checkpoint.every_steps=2"};
+  const TrainReport fixed = train(2, "fixed", {}, keys);
+  EXPECT_EQ(fixed.save_interval_steps, 0);
+  EXPECT_EQ(fixed.saves.num_durable, 15);
+  EXPECT_EQ(fixed.saves.at_risk_steps_now, 0);
+  EXPECT_EQ(fixed.saves.at_risk_steps_most, 2);
+  EXPECT_GT(fixed.saves.stall_ms_median, 0);
+  EXPECT_GT(fixed.saves.stall_share, 0);
+  // A failure a day: more steps than there are. Every tenth of a second: about every save's length.
+  for (const char* mtbf_hours : {"24", "3e-5"}) {
+    for (const char* mode : {"sync", "async"}) {
+      const int num_ranks = std::string_view(mode) == "sync" ? 1 : 3;
+      keys.resize(2);
+      keys.push_back("checkpoint.every=auto");
+      keys.push_back("checkpoint.max_overhead=0.5");
+      keys.push_back(cat("checkpoint.mtbf_hours=", mtbf_hours));
+      keys.push_back(cat("checkpoint.mode=", mode));
+      const std::string run = cat(mode, " ", mtbf_hours);
+      const TrainReport chosen = train(num_ranks, run, {}, keys);
+      EXPECT_EQ(chosen.state_digest, fixed.state_digest) << run;
+      EXPECT_EQ(chosen.recipe_hash, fixed.recipe_hash);
+      EXPECT_TRUE(metrics(run).find("\"slowest_rank\":{\"rank\":") != std::string::npos) << run;
+      // Behind training the first one may take longer than all the steps.
+      if (std::string_view(mtbf_hours) != "24" || num_ranks != 1) continue;
+      EXPECT_GT(chosen.save_interval_steps, 30) << run;
+      EXPECT_EQ(chosen.saves.num_durable, 2) << "after the first interval, and at the end";
+      EXPECT_TRUE(metrics(run).find("\"event\":\"save_interval\"") != std::string::npos) << run;
+    }
+  }
 }
 
 }  // namespace

@@ -190,6 +190,24 @@ void add_clip_eval_checkpoint(Keys& keys) {
           .outside_hash()));
 }
 
+void add_checkpoint_interval(Keys& keys) {
+  keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::every>(
+      "checkpoint", string_key("every",
+                               "auto: as often as loses least time to saves and failures, "
+                               "from what saves were measured to cost")
+                        .one_of({"fixed", "auto"})
+                        .outside_hash()));
+  keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::mtbf_hours>(
+      "checkpoint", float_key("mtbf_hours", "auto: mean time between failures of the whole job")
+                        .at_least(0)
+                        .outside_hash()));
+  keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::max_overhead>(
+      "checkpoint", float_key("max_overhead", "auto: share of the time that saves may take")
+                        .above(0)
+                        .below(1)
+                        .outside_hash()));
+}
+
 Keys make_keys() {
   Keys keys;
   add_model_and_data(keys);
@@ -197,6 +215,7 @@ Keys make_keys() {
   add_optimizer(keys);
   add_schedule(keys);
   add_clip_eval_checkpoint(keys);
+  add_checkpoint_interval(keys);
   return keys;
 }
 

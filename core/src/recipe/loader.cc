@@ -248,6 +248,16 @@ void Loader::check_across_keys(const Recipe& recipe) {
     problem(source_, cat(place_of("checkpoint.keep_for"),
                          " must be empty, or a whole number and s, m, h or d (36h), found \"",
                          keep_for, "\""));
+  const CheckpointRecipe& checkpoint = recipe.checkpoint();
+  if (checkpoint.every != "auto") return;
+  if (checkpoint.mtbf_hours <= 0)
+    problem(source_, cat(place_of("checkpoint.every"),
+                         " = \"auto\" needs the mean time between failures of the whole job: give ",
+                         "checkpoint.mtbf_hours, 24 for one failure a day"));
+  if (checkpoint.every_steps > 0)
+    problem(source_, cat(place_of("checkpoint.every"), " = \"auto\" chooses the interval, and ",
+                         place_of("checkpoint.every_steps"), " = ", checkpoint.every_steps,
+                         " gives it; leave one of them out"));
 }
 
 Result<Recipe> Loader::finish() {

@@ -96,6 +96,40 @@ Result<size_t> kept_bytes(const std::string& path, const std::string& text, int6
   return begin;
 }
 
+// What is told of a save beside its status and step. The times of phases are those of this rank.
+Json json_of(const SaveRecord& record) {
+  const SaveFigures& figures = record.figures;
+  Json json = {{"mode", record.is_behind ? "async" : "sync"},
+               {"reached", record.reached ? Json(save_word_text(*record.reached)) : Json(nullptr)},
+               {"generation", record.generation},
+               {"state_digest", record.state_digest},
+               {"save_ms", record.save_ms},
+               {"stall_ms", record.stall_ms},
+               {"plan_ms", figures.plan_ms},
+               {"stage_ms", figures.stage_ms},
+               {"write_ms", figures.write_ms},
+               {"sync_ms", figures.sync_ms},
+               {"vote_ms", figures.vote_ms},
+               {"commit_ms", figures.commit_ms},
+               {"bytes",
+                {{"own", figures.own_bytes},
+                 {"total", figures.total_bytes},
+                 {"unique", figures.unique_bytes}}}};
+  if (!figures.io.empty()) json["io"] = figures.io;
+  if (!record.status.is_ok()) json["error"] = record.status.to_string();
+  if (const auto spread = spread_of(figures)) {
+    json["gb_per_s"] = {{"min", spread->min_gb_per_s},
+                        {"median", spread->median_gb_per_s},
+                        {"max", spread->max_gb_per_s}};
+    json["slowest_rank"] = {{"rank", spread->slowest_rank},
+                            {"ms", spread->slowest_ms},
+                            {"gb_per_s", spread->slowest_gb_per_s}};
+    json["written_per_unique"] = spread->written_per_unique;
+    json["largest_per_mean"] = spread->largest_per_mean;
+  }
+  return json;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<MetricsFile>> MetricsFile::open(FileSystem& fs, const std::string& path,
@@ -172,15 +206,17 @@ Status MetricsFile::sync_flushed() {
 
 Status MetricsFile::on_save(const SaveRecord& record) {
   Json json = line_of("save", record.told_after_steps);
-  const std::string status = record.is_skipped ? "skipped" : "durable";
-  json.update({{"status", record.status.is_ok() ? status : record.status.to_string()},
-               {"saved_num_steps", record.num_steps},
-               {"generation", record.generation},
-               {"state_digest", record.state_digest},
-               {"save_ms", record.save_ms},
-               {"stall_ms", record.stall_ms}});
+  json["status"] = record.is_skipped ? "skipped" : save_word_text(record.word());
+  json["saved_num_steps"] = record.num_steps;
+  if (!record.is_skipped) json.update(json_of(record));
   LOCKSTEP_RETURN_IF_ERROR(write_line(one_line(json)));
   return flush();
+}
+
+Status MetricsFile::on_interval(const IntervalRecord& record) {
+  Json json = line_of("save_interval", record.num_steps);
+  json.update({{"steps", record.steps}, {"was", record.was}, {"why", record.why}});
+  return write_line(one_line(json));
 }
 
 Status MetricsFile::on_roll_back(int64_t num_steps, std::string_view reason) {

@@ -20,6 +20,8 @@ class Loop {
     report_.skipped_steps = options.skipped_steps;
     done_ = options.first_step;
     if (done_ > 0) last_saved_ = done_;
+    save_counts_from_ = done_;
+    if (options.chooses_interval) report_.interval_steps = kFirstInterval;
   }
 
   Result<LoopReport> run() {
@@ -55,6 +57,8 @@ class Loop {
   Result<StepOutcome> one_step() {
     uint64_t flags = should_stop_ != nullptr && should_stop_() ? kFlagStop : 0;
     if (is_saving_ && !keeper_.has_save_ended()) flags |= kFlagSaving;
+    if (options_.chooser != nullptr)
+      flags |= static_cast<uint64_t>(options_.chooser->wanted_steps()) << kFlagIntervalShift;
     const auto& skipped = report_.skipped_steps;
     if (std::find(skipped.begin(), skipped.end(), done_) != skipped.end())
       return engine_.skip_step(done_, flags);
@@ -70,15 +74,35 @@ class Loop {
     ++done_;
     // All ranks saw the same flags, so all take the end of a save at the same step.
     if ((outcome.flags & kFlagSaving) == 0) LOCKSTEP_RETURN_IF_ERROR(finish_save());
+    if (options_.chooser != nullptr) options_.chooser->add_step(outcome.record.step_ms);
+    LOCKSTEP_RETURN_IF_ERROR(adopt_interval(outcome.flags));
     bool at_end = done_ == options_.end_step;
     bool epoch_ends = done_ % options_.steps_per_epoch == 0;
     int64_t epochs = done_ / options_.steps_per_epoch;
     auto every = [](int64_t count, int64_t period) { return period > 0 && count % period == 0; };
     if (at_end || (epoch_ends && every(epochs, options_.eval_every_epochs)))
       LOCKSTEP_RETURN_IF_ERROR(evaluate());
-    bool save_now = at_end || every(done_, options_.save_every_steps) ||
+    bool save_now = at_end || every(done_, options_.save_every_steps) || is_interval_over() ||
                     (epoch_ends && every(epochs, options_.save_every_epochs));
     return save_now ? save() : Status::ok();
+  }
+
+  // One that is due while another is under way waits for its end, and training does not.
+  bool is_interval_over() const {
+    return options_.chooses_interval && !is_saving_ &&
+           done_ - save_counts_from_ >= report_.interval_steps;
+  }
+
+  // Only one rank's clock decides; its wish came with the step's flags, so all follow at this step.
+  Status adopt_interval(uint64_t flags) {
+    const auto wanted = static_cast<int64_t>(flags >> kFlagIntervalShift);
+    if (wanted == 0 || wanted == report_.interval_steps) return Status::ok();
+    const IntervalRecord record{done_, wanted, report_.interval_steps,
+                                options_.chooser != nullptr ? options_.chooser->why() : ""};
+    report_.interval_steps = wanted;
+    for (StepObserver* observer : observers_)
+      LOCKSTEP_RETURN_IF_ERROR(observer->on_interval(record));
+    return Status::ok();
   }
 
   Status handle_bad_numbers(const StepOutcome& outcome) {
@@ -99,7 +123,7 @@ class Loop {
     }
     remember_skipped(done_);
     LOCKSTEP_ASSIGN_OR_RETURN(done_, keeper_.roll_back());
-    rolled_back_to_ = last_saved_ = done_;
+    rolled_back_to_ = last_saved_ = save_counts_from_ = done_;
     for (StepObserver* observer : observers_) {
       LOCKSTEP_RETURN_IF_ERROR(observer->on_roll_back(done_, outcome.record.bad_numbers));
     }
@@ -121,6 +145,7 @@ class Loop {
 
   Status save() {
     if (!options_.can_save) return Status::ok();
+    save_counts_from_ = done_;
     // Nothing is left to train after the last one, and its failure is the run's.
     const bool is_last = done_ == options_.end_step || report_.end != LoopEnd::kDone;
     if (is_saving_ && options_.skips_when_saving && !is_last) {
@@ -131,7 +156,7 @@ class Loop {
     }
     LOCKSTEP_RETURN_IF_ERROR(finish_save());
     if (options_.saves_behind && !is_last) {
-      LOCKSTEP_RETURN_IF_ERROR(keeper_.start_save(done_, report_.last_eval, report_.skipped_steps));
+      keeper_.start_save(done_, report_.last_eval, report_.skipped_steps);
       is_saving_ = true;
       return Status::ok();
     }
@@ -150,7 +175,10 @@ class Loop {
 
   Status take(const SaveRecord& record) {
     report_.last_save = record;
-    if (record.status.is_ok()) last_saved_ = record.num_steps;
+    if (record.status.is_ok()) {
+      last_saved_ = record.num_steps;
+      if (options_.chooser != nullptr) options_.chooser->add_save(record.stall_ms, record.save_ms);
+    }
     return tell(record);
   }
 
@@ -168,6 +196,7 @@ class Loop {
   LoopReport report_;
   int64_t done_ = 0;
   int64_t last_saved_ = -1;
+  int64_t save_counts_from_ = 0;  ///< the last save that was due, or where this start began
   bool is_saving_ = false;
   std::optional<int64_t> rolled_back_to_;
 };
@@ -181,6 +210,8 @@ Result<LoopReport> run_step_loop(StepEngine& engine, StateKeeper& keeper,
                  options.steps_per_epoch);
   LOCKSTEP_CHECK(options.first_step <= options.end_step, "the run has ", options.end_step,
                  " steps, but ", options.first_step, " are done");
+  LOCKSTEP_CHECK(!options.chooses_interval || options.save_every_steps == 0,
+                 "the interval between saves is either given or chosen");
   return Loop(engine, keeper, observers, options, std::move(should_stop)).run();
 }
 

@@ -38,6 +38,38 @@ Result<std::vector<int64_t>> parse_steps(const Scalars& scalars) {
   return steps;
 }
 
+std::optional<SaveWord> word_of(SaveProgress reached) {
+  switch (reached) {
+    case SaveProgress::kNothing:
+      return std::nullopt;
+    case SaveProgress::kStaged:
+      return SaveWord::kStaged;
+    case SaveProgress::kWritten:
+      return SaveWord::kWritten;
+    case SaveProgress::kDurable:
+      return SaveWord::kDurable;
+  }
+  return std::nullopt;
+}
+
+SaveFigures figures_of(const SaveReport& report) {
+  SaveFigures figures;
+  figures.plan_ms = report.prepare_ms;
+  figures.stage_ms = report.stage_ms;
+  figures.write_ms = report.write_ms - report.sync_ms;
+  figures.sync_ms = report.sync_ms;
+  figures.vote_ms = report.vote_ms;
+  figures.commit_ms = report.commit_ms;
+  figures.own_bytes = report.own_bytes;
+  figures.total_bytes = report.total_bytes;
+  figures.unique_bytes = report.unique_bytes;
+  figures.io = report.io_method;
+  for (const RankSaveReport& each : report.ranks)
+    figures.ranks.push_back(
+        {each.bytes, each.stage_ms, each.write_ms - each.sync_ms, each.sync_ms});
+  return figures;
+}
+
 }  // namespace
 
 CheckpointKeeper::CheckpointKeeper(DataParallel& parallel, ShardedOptimizer& optimizer,
@@ -94,13 +126,12 @@ Result<SaveRecord> CheckpointKeeper::save(int64_t num_steps,
   return record;
 }
 
-Status CheckpointKeeper::start_save(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
-                                    const std::vector<int64_t>& skipped_steps) {
+void CheckpointKeeper::start_save(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
+                                  const std::vector<int64_t>& skipped_steps) {
   since_start_of_save_ = Stopwatch();
   saving_num_steps_ = num_steps;
   checkpointer_->start_save(request(num_steps, last_eval, skipped_steps));
   copy_ms_ = since_start_of_save_.elapsed_ms();
-  return Status::ok();
 }
 
 Result<SaveRecord> CheckpointKeeper::finish_save() {
@@ -110,6 +141,7 @@ Result<SaveRecord> CheckpointKeeper::finish_save() {
   LOCKSTEP_ASSIGN_OR_RETURN(SaveRecord record, record_of(saving_num_steps_, report));
   record.save_ms = since_start_of_save_.elapsed_ms();
   record.stall_ms = copy_ms_ + wait_ms;
+  record.is_behind = true;
   return record;
 }
 
@@ -117,6 +149,8 @@ Result<SaveRecord> CheckpointKeeper::record_of(int64_t num_steps,
                                                const Result<SaveReport>& report) {
   SaveRecord record;
   record.num_steps = record.told_after_steps = num_steps;
+  record.figures = figures_of(checkpointer_->last_report());
+  record.reached = word_of(checkpointer_->last_report().reached);
   if (report.is_ok()) {
     record.generation = report->generation;
     record.state_digest = report->state_digest.hex();
@@ -131,7 +165,8 @@ Result<SaveRecord> CheckpointKeeper::record_of(int64_t num_steps,
     return record.status;
   }
   LOCKSTEP_RETURN_IF_ERROR(check_not_taken_over().with_context(record.status.message()));
-  bool is_unknown = checkpointer_->last_outcome() == SaveOutcome::kUnknown;
+  const bool is_unknown = checkpointer_->last_outcome() == SaveOutcome::kUnknown;
+  record.is_unknown = is_unknown;
   if (is_unknown) record.status = record.status.with_context("may or may not be durable");
   if (parallel_.world().world_rank() == 0) {
     log_.error(cat("checkpoint after step ", num_steps,

@@ -34,8 +34,8 @@ class CheckpointKeeper final : public StateKeeper {
 
   Result<SaveRecord> save(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
                           const std::vector<int64_t>& skipped_steps) override;
-  Status start_save(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
-                    const std::vector<int64_t>& skipped_steps) override;
+  void start_save(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
+                  const std::vector<int64_t>& skipped_steps) override;
   bool has_save_ended() const override { return checkpointer_->has_save_ended(); }
   Result<SaveRecord> finish_save() override;
   Result<int64_t> roll_back() override;

@@ -75,6 +75,26 @@ Status Progress::on_save(const SaveRecord& record) {
   return Status::ok();
 }
 
+Status Progress::on_interval(const IntervalRecord& record) {
+  line(cat("after step ", record.num_steps, ": a checkpoint every ", record.steps,
+           " steps, before every ", record.was, "; ", record.why));
+  return Status::ok();
+}
+
+void Progress::on_end(const SaveSummary& saves) {
+  if (saves.num_saves() == 0) return;
+  const int64_t num_bad = saves.num_failed + saves.num_unknown;
+  line(cat(saves.num_saves(), " saves",
+           num_bad > 0 ? cat(" (", num_bad, " without a checkpoint)") : std::string(),
+           saves.num_skipped > 0 ? cat(", ", saves.num_skipped, " left out") : std::string(),
+           ": training waited ", fixed(saves.stall_ms_median, 1), " ms for one, ",
+           fixed(saves.stall_ms_worst, 1), " at worst, ", fixed(saves.stall_share * 100, 2),
+           "% of the time; ", fixed(saves.behind_share * 100, 2),
+           "% of the time one was written behind training. A failure now would cost ",
+           saves.at_risk_steps_now, " steps, it never would have cost more than ",
+           saves.at_risk_steps_most, " (", fixed(saves.at_risk_s_most, 1), " s)"));
+}
+
 Status Progress::on_roll_back(int64_t num_steps, std::string_view reason) {
   line(cat("rolled back to step ", num_steps, ": ", reason));
   return Status::ok();

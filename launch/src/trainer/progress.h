@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "lockstep/core/base/deadline.h"
+#include "lockstep/core/train/save_account.h"
 #include "lockstep/core/train/step_loop.h"
 
 namespace lockstep {
@@ -15,7 +16,11 @@ class Progress final : public StepObserver {
   Status on_step(const StepRecord& record) override;
   Status on_evaluation(const EvalRecord& record) override;
   Status on_save(const SaveRecord& record) override;
+  Status on_interval(const IntervalRecord& record) override;
   Status on_roll_back(int64_t num_steps, std::string_view reason) override;
+  /// One line at the end: what saving cost, and what a failure would have. Nothing when nothing was
+  /// saved.
+  void on_end(const SaveSummary& saves);
 
  private:
   void line(const std::string& text);

@@ -32,6 +32,26 @@ Json memory_json(const RankMemory& memory) {
           {"measured", memory.measured_bytes > 0 ? Json(memory.measured_bytes) : Json(nullptr)}};
 }
 
+Json saves_json(const SaveSummary& saves, int64_t interval_steps) {
+  return {{"num_saves", saves.num_saves()},
+          {"num_durable", saves.num_durable},
+          {"num_failed", saves.num_failed},
+          {"num_unknown", saves.num_unknown},
+          {"num_skipped", saves.num_skipped},
+          {"stall_ms",
+           {{"median", saves.stall_ms_median},
+            {"worst", saves.stall_ms_worst},
+            {"total", saves.stall_ms_total}}},
+          {"stall_share", saves.stall_share},
+          {"behind_share", saves.behind_share},
+          {"lost_at_failure",
+           {{"steps_now", saves.at_risk_steps_now},
+            {"steps_most", saves.at_risk_steps_most},
+            {"s_now", saves.at_risk_s_now},
+            {"s_most", saves.at_risk_s_most}}},
+          {"interval_steps", interval_steps > 0 ? Json(interval_steps) : Json(nullptr)}};
+}
+
 }  // namespace
 
 std::string TrainReport::to_json() const {
@@ -60,6 +80,7 @@ std::string TrainReport::to_json() const {
   }
   json["memory_bytes"] = Json::array();
   for (const RankMemory& of_rank : memory) json["memory_bytes"].push_back(memory_json(of_rank));
+  json["saves"] = saves_json(saves, save_interval_steps);
   return json.dump(2) + "\n";
 }
 

@@ -47,6 +47,9 @@ class RankZeroObservers final : public StepObserver {
   Status on_save(const SaveRecord& record) override {
     return tell([&](StepObserver* o) { return o->on_save(record); });
   }
+  Status on_interval(const IntervalRecord& record) override {
+    return tell([&](StepObserver* o) { return o->on_interval(record); });
+  }
   Status on_roll_back(int64_t num_steps, std::string_view reason) override {
     return tell([&](StepObserver* o) { return o->on_roll_back(num_steps, reason); });
   }
@@ -306,12 +309,23 @@ Result<TrainReport> Trainer::run() {
     }
   }
   RankZeroObservers rank_zero(mine, *impl.engine);
-  if (saved) LOCKSTEP_RETURN_IF_ERROR(rank_zero.on_save(*saved));
+  SaveAccount account(start.num_steps);
   FirstStepClock first_step_clock(&impl.seconds_to_first_step);
-  observers = {&first_step_clock, &rank_zero};
+  observers = {&first_step_clock, &account, &rank_zero};
+  if (saved) {
+    LOCKSTEP_RETURN_IF_ERROR(account.on_save(*saved));
+    LOCKSTEP_RETURN_IF_ERROR(rank_zero.on_save(*saved));
+  }
+  std::optional<IntervalChooser> chooser;  // one clock decides for all ranks
+  if (loop.chooses_interval && impl.is_rank_0())
+    loop.chooser = &chooser.emplace(interval_terms(impl.parts.recipe));
+  const Stopwatch in_loop;
   LOCKSTEP_ASSIGN_OR_RETURN(LoopReport done, run_step_loop(*impl.engine, *impl.keeper, observers,
                                                            loop, stop_was_requested));
+  const double loop_ms = in_loop.elapsed_ms();
   LOCKSTEP_ASSIGN_OR_RETURN(TrainReport report, impl.report(done, start));
+  report.saves = account.summary(loop_ms);
+  if (impl.progress) impl.progress->on_end(report.saves);
   Status closed = impl.metrics ? impl.metrics->close() : Status::ok();
   if (closed.is_ok()) closed = impl.write_report(report);
   closed = impl.vote("closing the run", closed);
@@ -349,6 +363,7 @@ Result<TrainReport> Trainer::Impl::report(const LoopReport& loop, const ResumePo
   if (loop.last_step) out.final_train_loss = loop.last_step->loss;
   out.eval = loop.last_eval;
   out.skipped_steps = loop.skipped_steps;
+  out.save_interval_steps = loop.interval_steps;
   std::vector<double> ms = engine->step_ms();
   if (ms.size() > 1)
     ms.erase(ms.begin());  // the first one pays for pages, kernels' choices and the loader's start

@@ -78,6 +78,10 @@ CheckpointerOptions checkpointer_options(const Recipe& recipe) {
   return options;
 }
 
+IntervalTerms interval_terms(const Recipe& recipe) {
+  return {recipe.checkpoint().mtbf_hours * 3600, recipe.checkpoint().max_overhead};
+}
+
 StepLoopOptions loop_options(const Recipe& recipe, int64_t steps_per_epoch) {
   StepLoopOptions options;
   options.end_step = recipe.run_length_steps(steps_per_epoch);
@@ -85,6 +89,7 @@ StepLoopOptions loop_options(const Recipe& recipe, int64_t steps_per_epoch) {
   options.eval_every_epochs = recipe.eval().every_epochs;
   options.save_every_steps = recipe.checkpoint().every_steps;
   options.save_every_epochs = recipe.checkpoint().every_epochs;
+  options.chooses_interval = recipe.checkpoint().every == "auto";
   const std::string& policy = recipe.train().on_nonfinite;
   options.on_nonfinite = policy == "skip"
                              ? OnNonFinite::kSkip

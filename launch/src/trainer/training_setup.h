@@ -20,6 +20,8 @@ DataParallelOptions parallel_options(const Recipe& recipe);
 ShardedOptimizerOptions optimizer_options(const Recipe& recipe);
 /// Retention and build identity; the caller adds where and with whom.
 CheckpointerOptions checkpointer_options(const Recipe& recipe);
+/// Of checkpoint.every = "auto".
+IntervalTerms interval_terms(const Recipe& recipe);
 StepLoopOptions loop_options(const Recipe& recipe, int64_t steps_per_epoch);
 /// Whether --resume names a checkpoint, and not "auto" or "never".
 bool resumes_from_path(const TrainerOptions& options);

@@ -151,6 +151,14 @@ const Mistake kMistakes[] = {
      "recipe.toml: checkpoint.keep_for (recipe.toml:11) must be empty, or a whole number and s, m, "
      "h "
      "or d (36h), found \"7 days\""},
+    {"[checkpoint]\nevery = \"auto\"",
+     "recipe.toml: checkpoint.every (recipe.toml:11) = \"auto\" needs the mean time between "
+     "failures of the whole job: give checkpoint.mtbf_hours, 24 for one failure a day"},
+    {"[checkpoint]\nevery = \"auto\"\nmtbf_hours = 24\nevery_steps = 5",
+     "recipe.toml: checkpoint.every (recipe.toml:11) = \"auto\" chooses the interval, and "
+     "checkpoint.every_steps (recipe.toml:13) = 5 gives it; leave one of them out"},
+    {"[checkpoint]\nmax_overhead = 1",
+     "recipe.toml:11: checkpoint.max_overhead must be greater than 0 and less than 1, found 1"},
     {"[optimizer]\neps = 1e-38",
      "recipe.toml:11: optimizer.eps must be at least 1e-37, found 1e-38"},
 };

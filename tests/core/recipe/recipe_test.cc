@@ -83,7 +83,7 @@ TEST(RecipeText, LoadsBackToAnEqualRecipe) {
     std::vector<std::string> overrides;
     for (const ResolvedKey& key : small.keys()) {
       const std::set<std::string> leave = {"model.name", "data.name", "train.steps",
-                                           "checkpoint.keep_best"};
+                                           "checkpoint.keep_best", "checkpoint.every"};
       if (generator() % 2 == 0 || leave.contains(key.full_name())) continue;
       std::string value = other_value(key);
       if (key.spec.type == KeyType::kFloat && std::get<double>(key.value) > 0) {
@@ -121,6 +121,7 @@ TEST(RecipeHash, ChangesWithEachKeyInItAndWithNoOther) {
       if (key.full_name() == "train.steps") overrides.push_back("train.epochs=0");
       if (key.full_name() == "checkpoint.keep_best")
         overrides.push_back("checkpoint.every_epochs=1");
+      if (key.full_name() == "checkpoint.every") overrides.push_back("checkpoint.mtbf_hours=24");
       if (key.full_name() == "model.name") {
         const bool is_mlp = recipe.model().name == "mlp";
         overrides = {is_mlp ? "model.name=convnet" : "model.name=mlp"};
@@ -154,7 +155,8 @@ TEST(RecipeHash, LeavesOutWhatTheDesignLeavesOut) {
                   "checkpoint.every_epochs", "checkpoint.mode", "checkpoint.when_busy",
                   "checkpoint.io", "checkpoint.staging_mib", "checkpoint.max_write_mib_per_s",
                   "checkpoint.read_back", "checkpoint.keep_latest", "checkpoint.keep_every_steps",
-                  "checkpoint.keep_best", "checkpoint.keep_for"));
+                  "checkpoint.keep_best", "checkpoint.keep_for", "checkpoint.every",
+                  "checkpoint.mtbf_hours", "checkpoint.max_overhead"));
 }
 
 TEST(RecipeHash, IsTheSameForTheSameValuesFromAnotherPlace) {

@@ -119,7 +119,63 @@ TEST_F(Metrics, LinesSayWhatHappened) {
   EXPECT_EQ(found[2]["generation"], 7);
   EXPECT_EQ(found[2]["num_steps"], 5);
   EXPECT_EQ(found[2]["saved_num_steps"], 4);
-  EXPECT_THAT(found[3]["status"].get<std::string>(), HasSubstr("no luck"));
+  EXPECT_EQ(found[3]["status"], "failed");
+  EXPECT_THAT(found[3]["error"].get<std::string>(), HasSubstr("no luck"));
+}
+
+TEST_F(Metrics, ASavesLineSaysWhatItCostAndHowFarItCame) {
+  auto metrics = open(0);
+  SaveRecord save;
+  save.is_behind = true;
+  save.reached = SaveWord::kDurable;
+  save.stall_ms = 2;
+  save.figures = {.plan_ms = 1,
+                  .stage_ms = 2,
+                  .write_ms = 3,
+                  .sync_ms = 4,
+                  .vote_ms = 5,
+                  .commit_ms = 6,
+                  .own_bytes = 2000,
+                  .total_bytes = 5000,
+                  .unique_bytes = 4000,
+                  .io = "buffered",
+                  .ranks = {{2000, 1, 0.5, 0.5}, {3000, 1, 1, 2}}};
+  ASSERT_TRUE(metrics->on_save(save).is_ok());
+  save.status = io_error("no luck");
+  save.reached = SaveWord::kStaged;
+  save.figures.ranks.clear();
+  ASSERT_TRUE(metrics->on_save(save).is_ok());
+  save.is_unknown = true;
+  ASSERT_TRUE(metrics->on_save(save).is_ok());
+  save.is_skipped = true;
+  ASSERT_TRUE(metrics->on_save(save).is_ok());
+  ASSERT_TRUE(metrics->on_interval({7, 30, 10, "because"}).is_ok());
+  ASSERT_TRUE(metrics->close().is_ok());
+  const std::vector<Json> found = lines();
+  ASSERT_EQ(found.size(), 5u);
+  const Json& line = found[0];
+  EXPECT_EQ(line["status"], "durable");
+  EXPECT_EQ(line["reached"], "durable");
+  EXPECT_EQ(line["mode"], "async");
+  EXPECT_EQ(line["stall_ms"], 2);
+  const char* phases[] = {"plan_ms", "stage_ms", "write_ms", "sync_ms", "vote_ms", "commit_ms"};
+  for (int i = 0; i < 6; ++i) EXPECT_EQ(line[phases[i]], i + 1) << phases[i];
+  EXPECT_EQ(line["bytes"], (Json{{"own", 2000}, {"total", 5000}, {"unique", 4000}}));
+  EXPECT_EQ(line["io"], "buffered");
+  EXPECT_EQ(line["gb_per_s"], (Json{{"min", 0.001}, {"median", 0.0015}, {"max", 0.002}}));
+  EXPECT_EQ(line["slowest_rank"], (Json{{"rank", 1}, {"ms", 3.0}, {"gb_per_s", 0.001}}));
+  EXPECT_EQ(line["written_per_unique"], 1.25);
+  EXPECT_EQ(line["largest_per_mean"], 1.2);
+  EXPECT_EQ(found[1]["status"], "failed");
+  EXPECT_EQ(found[1]["reached"], "staged");
+  EXPECT_FALSE(found[1].contains("gb_per_s"));
+  EXPECT_EQ(found[2]["status"], "unknown");
+  EXPECT_EQ(found[3]["status"], "skipped");
+  EXPECT_FALSE(found[3].contains("stall_ms"));
+  EXPECT_EQ(found[4]["event"], "save_interval");
+  EXPECT_EQ(found[4]["steps"], 30);
+  EXPECT_EQ(found[4]["was"], 10);
+  EXPECT_EQ(found[4]["why"], "because");
 }
 
 TEST_F(Metrics, NumbersThatAreNotFiniteAreNull) {

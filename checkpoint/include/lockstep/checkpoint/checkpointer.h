@@ -84,11 +84,28 @@ struct SaveRequest {
   std::function<Status()> before_commit;
 };
 
+/// How far a save came; what became of it is its SaveOutcome.
+enum class SaveProgress : uint8_t {
+  kNothing,
+  kStaged,   ///< this rank's part is copied
+  kWritten,  ///< the shards of all ranks are on the disk and synced
+  kDurable,
+};
+
+/// One rank's part of a save, as it told the others.
+struct RankSaveReport {
+  uint64_t bytes = 0;  ///< of its shard
+  double stage_ms = 0;
+  double write_ms = 0;  ///< with its sync
+  double sync_ms = 0;   ///< the sync in it
+};
+
 struct SaveReport {
   int64_t generation = 0;
   std::string path;
   uint64_t total_bytes = 0;    ///< of all shards
   uint64_t own_bytes = 0;      ///< of this rank's shard
+  uint64_t unique_bytes = 0;   ///< of the state, each element once
   uint64_t staging_bytes = 0;  ///< host memory held for the next save
   std::string io_method;       ///< BulkFile::method of this rank's shard
   Hash128 state_digest;
@@ -98,6 +115,8 @@ struct SaveReport {
   double sync_ms = 0;     ///< the sync in it
   double vote_ms = 0;     ///< waiting for the other ranks
   double commit_ms = 0;   ///< manifest, rename, verdict
+  SaveProgress reached = SaveProgress::kNothing;
+  std::vector<RankSaveReport> ranks;  ///< by rank; empty when the save ended before all told
 };
 
 enum class ResumeMode : uint8_t {
@@ -165,6 +184,8 @@ class Checkpointer {
   /// fault: the checkpoint before is untouched. After kPeerFailure or kTimeout ask last_outcome().
   Result<SaveReport> save(const SaveRequest& request);
   SaveOutcome last_outcome() const;
+  /// Of the last save that ended, also of one that failed: what was measured until then.
+  const SaveReport& last_report() const;
 
   /// save() in two halves, for training that goes on in between. start_save() returns once the
   /// state is copied and hashed: what `request` points to may change then. The rest runs on a

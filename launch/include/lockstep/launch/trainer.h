@@ -14,6 +14,7 @@
 #include "lockstep/core/model/model.h"
 #include "lockstep/core/recipe/recipe.h"
 #include "lockstep/core/recipe/schema.h"
+#include "lockstep/core/train/save_account.h"
 #include "lockstep/core/train/step_loop.h"
 #include "lockstep/distributed/data_parallel.h"
 
@@ -67,6 +68,8 @@ struct TrainReport {
   double step_ms_p95 = 0;
   double seconds_to_first_step = 0;  ///< age of the process at the end of its first step
   std::vector<RankMemory> memory;    ///< of each rank
+  SaveSummary saves;                 ///< what saving cost this start, as this rank measured it
+  int64_t save_interval_steps = 0;   ///< at the end, with checkpoint.every = "auto"; else 0
   /// As one JSON object (launch/README.md lists the members).
   std::string to_json() const;
 };

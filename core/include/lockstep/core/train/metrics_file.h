@@ -4,7 +4,8 @@
 // and cut back to the restored step on resume. Each line has "event" and "num_steps" (steps done
 // when it was written) and "unix_s" (wall clock); numbers that are not finite are null. A file that
 // does not start at step 0 says so in its first line ("begin"). A save's line is written when its
-// end is known; "saved_num_steps" says which state it holds. Thread-safety: one thread, on one
+// end is known; "saved_num_steps" says which state it holds, "status" what became of it (durable,
+// failed, unknown, or skipped), "reached" how far it came. Thread-safety: one thread, on one
 // rank, but for sync_flushed().
 
 #include <memory>
@@ -27,6 +28,7 @@ class MetricsFile final : public StepObserver {
   Status on_step(const StepRecord& record) override;
   Status on_evaluation(const EvalRecord& record) override;
   Status on_save(const SaveRecord& record) override;
+  Status on_interval(const IntervalRecord& record) override;
   Status on_roll_back(int64_t num_steps, std::string_view reason) override;
   /// Hands all lines to the system. Errors: those of the file system.
   Status flush();

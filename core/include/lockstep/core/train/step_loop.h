@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "lockstep/core/base/status.h"
+#include "lockstep/core/train/save_interval.h"
+#include "lockstep/core/train/save_record.h"
 
 namespace lockstep {
 
@@ -38,21 +40,21 @@ struct EvalRecord {
   int64_t num_samples = 0;
 };
 
-struct SaveRecord {
-  Status status;  ///< not OK: the save failed on every rank, the previous checkpoint is untouched,
-                  ///< training can go on
-  bool is_skipped = false;       ///< nothing was saved: the one before was still being written
-  int64_t num_steps = 0;         ///< done in the state that was saved
-  int64_t told_after_steps = 0;  ///< done when its end was known
-  int64_t generation = 0;
-  std::string state_digest;
-  double save_ms = 0;   ///< until it was durable and every rank knew
-  double stall_ms = 0;  ///< what training waited of that
+/// The interval between saves changed (checkpoint.every = "auto"); the same on every rank except
+/// for the reason.
+struct IntervalRecord {
+  int64_t num_steps = 0;  ///< done when it changed
+  int64_t steps = 0;      ///< the new interval
+  int64_t was = 0;
+  std::string why;  ///< on the rank that decides; else empty
 };
 
 /// Bits of the flag word on which ranks agree at each step.
 inline constexpr uint64_t kFlagStop = 1;    ///< save and leave
 inline constexpr uint64_t kFlagSaving = 2;  ///< this rank's part of a save is under way
+/// From this bit on: the interval between saves that the one rank with a chooser wants, in steps; 0
+/// from the others.
+inline constexpr int kFlagIntervalShift = 16;
 
 struct StepOutcome {
   StepRecord record;
@@ -82,8 +84,8 @@ class StateKeeper {
                                   const std::vector<int64_t>& skipped_steps) = 0;
   /// save() in two halves, with training in between: this one returns once the state is copied.
   /// Requires: none under way. Errors of the save are told by finish_save().
-  virtual Status start_save(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
-                            const std::vector<int64_t>& skipped_steps) = 0;
+  virtual void start_save(int64_t num_steps, const std::optional<EvalRecord>& last_eval,
+                          const std::vector<int64_t>& skipped_steps) = 0;
   /// Whether this rank's part of the save that was started is over; other ranks may not be there.
   virtual bool has_save_ended() const = 0;
   /// Waits for the save that was started, and gives its record. Errors: as save().
@@ -100,6 +102,7 @@ class StepObserver {
   virtual Status on_step(const StepRecord& /*record*/) { return Status::ok(); }
   virtual Status on_evaluation(const EvalRecord& /*record*/) { return Status::ok(); }
   virtual Status on_save(const SaveRecord& /*record*/) { return Status::ok(); }
+  virtual Status on_interval(const IntervalRecord& /*record*/) { return Status::ok(); }
   virtual Status on_roll_back(int64_t /*num_steps*/, std::string_view /*reason*/) {
     return Status::ok();
   }
@@ -118,7 +121,11 @@ struct StepLoopOptions {
   int64_t eval_every_epochs = 1;  ///< 0: only at the end
   int64_t save_every_steps = 0;   ///< 0: never by steps
   int64_t save_every_epochs = 0;  ///< 0: never by epochs
-  int64_t stop_after_step = 0;    ///< stop once so many steps are done; 0: no such limit
+  /// Saves `kFirstInterval` steps after the start, and from then on at the interval that the one
+  /// rank with a chooser wants. Not together with save_every_steps.
+  bool chooses_interval = false;
+  IntervalChooser* chooser = nullptr;  ///< on one rank; must outlive the run
+  int64_t stop_after_step = 0;         ///< stop once so many steps are done; 0: no such limit
   OnNonFinite on_nonfinite = OnNonFinite::kStop;
   std::vector<int64_t> skipped_steps;  ///< decided earlier, from the checkpoint
   bool can_save = true;                ///< false: no run directory; nothing is saved
@@ -126,6 +133,9 @@ struct StepLoopOptions {
   bool skips_when_saving = false;  ///< with it: a save that is due while one is under way is left
                                    ///< out, else training waits
 };
+
+/// Steps between saves while none was measured yet.
+inline constexpr int64_t kFirstInterval = 10;
 
 enum class LoopEnd : uint8_t { kDone, kStoppedBySignal, kStoppedByLimit };
 
@@ -136,6 +146,7 @@ struct LoopReport {
   std::optional<StepRecord> last_step;
   std::optional<EvalRecord> last_eval;
   std::optional<SaveRecord> last_save;
+  int64_t interval_steps = 0;  ///< in use at the end; 0: it was not chosen by measurement
   std::vector<int64_t> skipped_steps;
 };
 
