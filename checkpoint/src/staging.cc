@@ -95,7 +95,7 @@ Status Staging::begin(const StateSchema& schema, const OwnedState& owned, uint64
   if (budget_bytes > 0 && piece_bytes_ > 0) {
     max_buffers_ = std::clamp<size_t>(budget_bytes / piece_bytes_, kLeastBuffers, max_buffers_);
   }
-  if (buffers_.size() > max_buffers_) buffers_.resize(max_buffers_);
+  max_buffers_ = std::max(max_buffers_, buffers_.size());  // those of an earlier save stay
   free_.clear();
   for (size_t i = buffers_.size(); i-- > 0;) free_.push_back(i);
   return Status::ok();
@@ -170,11 +170,11 @@ uint64_t Staging::copy_blocks(std::span<std::byte> to) {
             .subspan(done_of_block_);
     const uint64_t part = std::min<uint64_t>(from.size(), to.size());
     if (done_of_block_ == 0 && part == from.size()) {
-      hashes_.push_back(copy_and_xxh3_64(from, to.first(part)));
+      hashes_.push_back(stream_and_xxh3_64(from, to.first(part)));
     } else {  // the block lies in two pieces, or more
       if (!hash_of_cut_) hash_of_cut_.emplace();
-      std::copy_n(from.begin(), part, to.begin());
-      hash_of_cut_->update(to.first(part));
+      hash_of_cut_->update(from.first(part));
+      stream_copy(from.first(part), to.first(part));
       done_of_block_ += part;
       if (part == from.size()) {
         hashes_.push_back(hash_of_cut_->digest_64());

@@ -5,13 +5,15 @@
 #include "posix_bulk_file.h"
 
 #include <fcntl.h>
-#include <sys/uio.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <deque>
 #include <map>
 #include <utility>
+#include <vector>
 
 #include "lockstep/core/base/text.h"
 #include "posix_calls.h"
@@ -216,7 +218,10 @@ class PosixBulkReadableFile final : public BulkReadableFile {
  public:
   /// `cached_fd` is the same file without direct I/O, or -1.
   PosixBulkReadableFile(int fd, int cached_fd, const std::string& path, const BulkOptions& options)
-      : fd_(fd), cached_fd_(cached_fd), path_(path), transfers_(fd, path, options) {}
+      : fd_(fd), cached_fd_(cached_fd), path_(path), transfers_(fd, path, options) {
+    const auto size = size_bytes();
+    if (size.is_ok()) cached_size_ = *size;
+  }
 
   Status start_read(uint64_t offset_bytes, std::span<std::byte> into, uint64_t ticket) override {
     if (cached_fd_.is_open() && transfers_.is_direct() && read_cached(offset_bytes, into)) {
@@ -235,16 +240,30 @@ class PosixBulkReadableFile final : public BulkReadableFile {
   }
 
  private:
-  /// Whether all of it lay in the page cache. Never waits for the disk.
+  /// Copies out of the page cache when all of it lies there. A read with RWF_NOWAIT would tell as
+  /// well, but has the kernel read ahead what is then read directly a second time.
   bool read_cached(uint64_t offset, std::span<std::byte> into) const {
-    iovec where{into.data(), into.size()};
-    const ssize_t n =
-        ::preadv2(cached_fd_.get(), &where, 1, static_cast<off_t>(offset), RWF_NOWAIT);
+    if (offset + into.size() > cached_size_ || !is_cached(offset, into.size())) return false;
+    const ssize_t n = retry_interrupted([&] {
+      return ::pread(cached_fd_.get(), into.data(), into.size(), static_cast<off_t>(offset));
+    });
     return n == static_cast<ssize_t>(into.size());
+  }
+
+  bool is_cached(uint64_t offset, uint64_t bytes) const {
+    void* const pages =
+        ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, cached_fd_.get(), static_cast<off_t>(offset));
+    if (pages == MAP_FAILED) return false;
+    std::vector<unsigned char> in_core(bytes / kBulkAlignBytes);
+    const bool is_told = ::mincore(pages, bytes, in_core.data()) == 0;
+    ::munmap(pages, bytes);
+    return is_told && std::all_of(in_core.begin(), in_core.end(),
+                                  [](unsigned char flags) { return (flags & 1) != 0; });
   }
 
   Descriptor fd_;
   Descriptor cached_fd_;
+  uint64_t cached_size_ = 0;
   std::string path_;
   Transfers transfers_;
 };

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 #include <set>
 #include <vector>
@@ -40,9 +41,29 @@ TEST(Hash, CopyAndHashEqualsHashOfTheCopyAtEverySize) {
   }
 }
 
+TEST(Hash, AStreamedCopyIsTheSameWhereverItGoesAndTouchesNothingElse) {
+  for (size_t size : {size_t{0}, size_t{1}, size_t{63}, size_t{64}, size_t{200}, size_t{8191},
+                      size_t{16384}, size_t{65537}}) {
+    for (size_t shift : {size_t{0}, size_t{1}, size_t{16}, size_t{63}, size_t{64}}) {
+      const auto from = random_bytes(size, size);
+      std::vector<std::byte> room(size + 128, std::byte{0x5a});
+      const auto to = std::span(room).subspan(shift, size);
+      EXPECT_EQ(stream_and_xxh3_64(from, to), xxh3_64(std::span<const std::byte>(from))) << size;
+      EXPECT_TRUE(std::equal(from.begin(), from.end(), to.begin())) << size << " " << shift;
+      std::fill(to.begin(), to.end(), std::byte{0x5a});
+      EXPECT_EQ(std::count(room.begin(), room.end(), std::byte{0x5a}),
+                static_cast<ptrdiff_t>(room.size()));
+      stream_copy(from, to);
+      EXPECT_TRUE(std::equal(from.begin(), from.end(), to.begin())) << size << " " << shift;
+    }
+  }
+}
+
 TEST(Hash, CopyAndHashRefusesUnequalLengths) {
   std::vector<std::byte> from(3), to(2);
   EXPECT_THROW(copy_and_xxh3_64(from, to), UsageError);
+  EXPECT_THROW(stream_and_xxh3_64(from, to), UsageError);
+  EXPECT_THROW(stream_copy(from, to), UsageError);
 }
 
 TEST(Hash, AStreamOfPiecesEqualsTheWhole) {

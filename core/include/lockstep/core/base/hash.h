@@ -31,6 +31,13 @@ Hash128 xxh3_128(std::string_view text);
 /// one pass of cache-sized pieces: the hash costs almost nothing beside the copy.
 uint64_t copy_and_xxh3_64(std::span<const std::byte> from, std::span<std::byte> to);
 
+/// As copy_and_xxh3_64, for copies that nobody reads soon: they go past the caches, which saves
+/// reading the memory that they overwrite. It is `from` that is hashed, so the hash vouches for the
+/// copying too.
+uint64_t stream_and_xxh3_64(std::span<const std::byte> from, std::span<std::byte> to);
+/// Copies as stream_and_xxh3_64 does.
+void stream_copy(std::span<const std::byte> from, std::span<std::byte> to);
+
 /// XXH3 of a stream of pieces; equal to the hash of their concatenation.
 class Xxh3Stream {
  public:
