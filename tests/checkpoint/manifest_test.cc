@@ -184,6 +184,18 @@ TEST(ModelDifference, NamesTheMostTellingOneOfEachTensor) {
   EXPECT_EQ(only(b), Kind::kAliases);
   TensorSpec c = a;
   c.name = "c";
+  const auto kind = [](const StateSchema& wanted, const StateSchema& found) {
+    const auto differences = compare_models(wanted, found);
+    EXPECT_EQ(differences.size(), 1U);
+    return differences.at(0).kind;
+  };
+  EXPECT_EQ(kind(schema({a, c}), schema({a})), Kind::kMissing);
+  EXPECT_EQ(kind(schema({a}), schema({a, c})), Kind::kUnexpected);
+  StateSchema with_slot = schema({a});
+  with_slot.kinds = {{"trainable.F32", "sgd.momentum"}};
+  EXPECT_EQ(kind(with_slot, schema({a})), Kind::kState);
+  EXPECT_EQ(kind(schema({a}), with_slot), Kind::kState);
+  EXPECT_EQ(compare_models(schema({a, c}), schema({c, a})).at(0).kind, Kind::kOffset);
   EXPECT_EQ(compare_models(schema({a, c}), schema({c, a})).size(), 2U);  // both at other places
   EXPECT_TRUE(compare_models(schema({a, c}), schema({a, c})).empty());
   EXPECT_THAT(differences_text(compare_models(schema({a, c}), schema({a})), 9),

@@ -90,6 +90,49 @@ class Resume(runs.Case):
         self.refused(*run, "--resume", "atuo", words=["auto, never or the folder of a checkpoint", "'atuo'"])
         self.assertFalse(os.path.exists(self.run_dir))
 
+    def test_a_load_of_parameters_alone_starts_anew_with_them(self):
+        whole = self.train_to_the_end()
+        tuned = self.path("tuned run")
+        load = ("--resume", self.checkpoint(8), "--load", "params-only")
+        # Another recipe, another number of ranks: only the tensors must be the same.
+        other = ("--set", "optimizer.name=sgd", "--set", "train.seed=9", "--set", "train.micro_batches_per_step=6")
+        stop = self.train(3, self.mlp, "--run-dir", tuned, *load, *other, "--set", "optimizer.learning_rate=0")
+        self.assertEqual((stop["first_step"], stop["steps"]), (0, 8))
+        self.assertEqual(stop["params_digest"], whole["params_digest"], "a learning rate of zero changes nothing")
+        self.assertNotEqual(stop["state_digest"], whole["state_digest"])
+        self.assertEqual(self.steps(run=tuned), list(range(1, 9)))
+        # The state of its start is the run's first checkpoint, and the next start goes on from the newest.
+        self.assertIn("gen-000001-step-0000000000", os.listdir(os.path.join(tuned, "checkpoints")))
+        again = self.train(1, self.mlp, "--run-dir", tuned, *other, "--set", "optimizer.learning_rate=0")
+        self.assertEqual((again["first_step"], again["params_digest"]), (8, whole["params_digest"]))
+
+    def test_a_load_of_parameters_is_the_same_on_any_number_of_ranks(self):
+        self.train_to_the_end()
+        load = ("--resume", self.checkpoint(4), "--load", "params-only")
+        digests = {self.train(ranks, self.mlp, "--run-dir", self.path(f"tuned{ranks}"), *load)["state_digest"]
+                   for ranks in (1, 2, 3)}
+        self.assertEqual(len(digests), 1)
+
+    def test_a_new_head_is_allowed_by_name(self):
+        self.train_to_the_end()
+        load = ("--resume", self.checkpoint(8), "--load", "params-only", "--run-dir", self.path("tuned"))
+        wider = ("--set", "model.hidden=[256, 128]")
+        self.refused(*load, *wider, words=["differences", "shape: ", "[160, 256]",
+                                           "--allow-missing", "--allow-unexpected"])
+        self.refused(*load, *wider, "--allow-missing", "*", words=["shape: "])
+        report = self.train(2, self.mlp, "--run-dir", self.path("tuned2"), "--resume", self.checkpoint(8), "--load",
+                            "params-only", *wider, "--allow-missing", "*", "--allow-unexpected", "*")
+        self.assertEqual((report["first_step"], report["steps"]), (0, 8))
+
+    def test_loads_that_make_no_sense_are_refused(self):
+        run = ("--run-dir", self.run_dir)
+        self.refused(*run, "--load", "params-only", words=["--resume PATH"])
+        self.refused(*run, "--load", "parms", words=["all or params-only", "'parms'"])
+        self.refused(*run, "--allow-missing", "head.*", words=["--load params-only"])
+        self.refused(*run, "--load", "params-only", "--resume", "x", "--allow-recipe-change", "train.seed",
+                     words=["recipes are not compared"])
+        self.assertFalse(os.path.exists(self.run_dir))
+
     def test_an_attempt_that_was_taken_over_ends_at_its_next_save(self):
         more = ("--run-dir", self.run_dir, "--set", "checkpoint.every_steps=200", *LONG)
         older = self.start(0, "train", self.mlp, *more)

@@ -74,6 +74,22 @@ void add_train_command(CLI::App& app, const CommandLine& line) {
       ->add_option("--resume", options.resume,
                    "auto: the newest good checkpoint if there is one; never; or a path")
       ->capture_default_str();
+  command
+      ->add_option(
+          "--load", options.load,
+          "With --resume PATH: all, or params-only: fine-tune the checkpoint's parameters; "
+          "steps, optimizer and data begin anew")
+      ->capture_default_str();
+  command
+      ->add_option("--allow-missing", options.allow_missing,
+                   "With --load params-only: tensors that keep their fresh values (head.*)")
+      ->delimiter(',')
+      ->allow_extra_args(false);
+  command
+      ->add_option("--allow-unexpected", options.allow_unexpected,
+                   "With --load params-only: tensors of the checkpoint that are not used (head.*)")
+      ->delimiter(',')
+      ->allow_extra_args(false);
   command->add_flag("--overwrite", options.overwrite,
                     "With --resume never: move earlier checkpoints, metrics and recipe aside");
   command->add_flag("--take-over", options.take_over,

@@ -1,5 +1,6 @@
 #include "checkpoint_keeper.h"
 
+#include "lockstep/checkpoint/params_load.h"
 #include "lockstep/core/base/caught.h"
 #include "lockstep/core/base/text.h"
 
@@ -8,6 +9,7 @@ namespace {
 
 constexpr const char* kSkippedSteps = "train.skipped_steps";
 constexpr std::string_view kUserPrefix = "user.";
+constexpr size_t kMaxToldTensors = 20;
 constexpr double kDigestTimeoutS = 600;
 constexpr double kFenceTimeoutS = 60;
 
@@ -228,6 +230,26 @@ Result<std::optional<ResumePoint>> CheckpointKeeper::resume(const TrainerOptions
   if (!restored) return std::optional<ResumePoint>();
   LOCKSTEP_ASSIGN_OR_RETURN(ResumePoint point, adopt(*restored));
   return std::optional<ResumePoint>(std::move(point));
+}
+
+Result<ResumePoint> CheckpointKeeper::load_params_only(const TrainerOptions& options) {
+  ParamsLoadRequest request;
+  request.path = options.resume;
+  request.schema = &schema_;
+  request.into = &owned_;
+  request.allowed = {options.allow_missing, options.allow_unexpected};
+  World& world = parallel_.world();
+  LOCKSTEP_ASSIGN_OR_RETURN(const ParamsLoaded loaded,
+                            load_params(posix_file_system(), world.control_plane(), request));
+  LOCKSTEP_RETURN_IF_ERROR(parallel_.publish_restored_state());
+  if (world.world_rank() == 0 && !loaded.left_out.empty()) {
+    log_.warn(
+        cat("took ", loaded.num_tensors, " tensors of ", options.resume,
+            "; these differ, as allowed:", differences_text(loaded.left_out, kMaxToldTensors)));
+  }
+  ResumePoint point;
+  point.path = options.resume;
+  return point;
 }
 
 Result<int64_t> CheckpointKeeper::roll_back() {

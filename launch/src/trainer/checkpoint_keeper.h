@@ -53,6 +53,10 @@ class CheckpointKeeper final : public StateKeeper {
   /// Checkpointer::restore.
   Result<std::optional<ResumePoint>> resume(const TrainerOptions& options);
 
+  /// At the start of a run that takes the parameters of options.resume and nothing else: step 0.
+  /// Collective; errors as load_params.
+  Result<ResumePoint> load_params_only(const TrainerOptions& options);
+
   /// Digest of parameters and buffers, or of the whole state, as they are now. Collective.
   Result<std::string> live_params_digest();
   Result<std::string> live_state_digest(const std::vector<int64_t>& skipped_steps);

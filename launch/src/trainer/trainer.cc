@@ -200,6 +200,7 @@ Status Trainer::Impl::move_run_files_aside() {
 Result<ResumePoint> Trainer::Impl::resume() {
   ResumePoint start;
   if (!checkpointer) return start;
+  if (loads_params_only(options)) return keeper->load_params_only(options);
   // Before the checkpoints: without those the next start would cut the metrics down to nothing.
   if (options.overwrite) LOCKSTEP_RETURN_IF_ERROR(move_run_files_aside());
   LOCKSTEP_ASSIGN_OR_RETURN(auto resumed, keeper->resume(options));

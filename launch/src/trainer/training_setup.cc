@@ -103,7 +103,38 @@ bool resumes_from_path(const TrainerOptions& options) {
   return options.resume != "auto" && options.resume != "never";
 }
 
+bool loads_params_only(const TrainerOptions& options) {
+  return options.load == "params-only";
+}
+
+namespace {
+
+Status check_load(const TrainerOptions& options) {
+  if (options.load != "all" && !loads_params_only(options)) {
+    return invalid_argument_error(cat("--load is all or params-only, found '", options.load, "'"));
+  }
+  if (!loads_params_only(options)) {
+    if (options.allow_missing.empty() && options.allow_unexpected.empty()) return Status::ok();
+    return invalid_argument_error(
+        "--allow-missing and --allow-unexpected go with --load params-only: a run that goes on has "
+        "all tensors of its checkpoint");
+  }
+  if (!resumes_from_path(options)) {
+    return invalid_argument_error(cat(
+        "--load params-only takes the parameters of one checkpoint: it goes with --resume PATH, "
+        "found --resume ",
+        options.resume));
+  }
+  if (options.allow_recipe_change.empty()) return Status::ok();
+  return invalid_argument_error(
+      "--allow-recipe-change means nothing with --load params-only: recipes are not compared, "
+      "tensors are");
+}
+
+}  // namespace
+
 Status check_options(const TrainerOptions& options) {
+  LOCKSTEP_RETURN_IF_ERROR(check_load(options));
   if (options.overwrite && options.resume != "never") {
     return invalid_argument_error(
         cat("--overwrite moves earlier checkpoints aside and starts from the beginning: it goes "
@@ -131,6 +162,9 @@ std::vector<std::string> fingerprint(const Recipe& recipe, const TrainerOptions&
   }
   lines.push_back(options.run_dir.empty() ? "no --run-dir" : "with --run-dir");
   lines.push_back(cat("--resume ", options.resume, options.overwrite ? " --overwrite" : ""));
+  lines.push_back(cat("--load ", options.load));
+  lines.push_back(cat("--allow-missing ", join(options.allow_missing, ",")));
+  lines.push_back(cat("--allow-unexpected ", join(options.allow_unexpected, ",")));
   lines.push_back(cat("--take-over ", options.take_over));
   lines.push_back(cat("--allow-recipe-change ", join(options.allow_recipe_change, ",")));
   lines.push_back(cat("--stop-after ", options.stop_after_steps));

@@ -25,6 +25,7 @@ IntervalTerms interval_terms(const Recipe& recipe);
 StepLoopOptions loop_options(const Recipe& recipe, int64_t steps_per_epoch);
 /// Whether --resume names a checkpoint, and not "auto" or "never".
 bool resumes_from_path(const TrainerOptions& options);
+bool loads_params_only(const TrainerOptions& options);
 /// Errors: kInvalidArgument for options that contradict each other or would do nothing.
 Status check_options(const TrainerOptions& options);
 /// What must be equal on all ranks before a run: every key of the recipe but data.path, the options

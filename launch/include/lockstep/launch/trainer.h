@@ -26,9 +26,14 @@ struct TrainerOptions {
                         ///< nothing resumed
   std::string resume = "auto";  ///< "auto", "never" or the path of a checkpoint; a path needs a
                                 ///< run directory: the checkpoint's own, or one without checkpoints
-  bool overwrite = false;       ///< with "never" alone: move the run's earlier checkpoints,
-                                ///< metrics and recipe aside
-  bool take_over = false;       ///< start although an earlier attempt seems alive
+  std::string load = "all";  ///< with a path: "all", or "params-only" for fine-tuning: tensors of
+                             ///< the model alone, by name; steps, optimizer and data begin anew
+  std::vector<std::string> allow_missing;     ///< with "params-only": tensors ("head.*") that keep
+                                              ///< their values
+  std::vector<std::string> allow_unexpected;  ///< ... and those of the checkpoint that are not used
+  bool overwrite = false;  ///< with "never" alone: move the run's earlier checkpoints,
+                           ///< metrics and recipe aside
+  bool take_over = false;  ///< start although an earlier attempt seems alive
   std::vector<std::string>
       allow_recipe_change;       ///< keys that may differ from the checkpoint's recipe
   int64_t stop_after_steps = 0;  ///< save and leave once so many steps are done; 0: run to the end
