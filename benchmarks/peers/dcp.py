@@ -76,7 +76,7 @@ def writer(path, options):
     return FileSystemWriter(path, thread_count=options.threads, sync_files=True)
 
 
-def run_round(state, options, times, stager):
+def run_round(state, options, times, background):
     path = os.path.join(options.dir, "dcp")
     start = time.perf_counter()
     timed(times, "save", lambda: dcp.save(state, storage_writer=writer(path, options)))
@@ -92,9 +92,7 @@ def run_round(state, options, times, stager):
         first = next(iter(state.values())).to_local()
         assert first[0, 1].item() == 1.0 + dist.get_rank(), "the state came back changed"
     remove(path)
-    arguments = {"storage_writer": writer(path, options)}
-    if stager is not None:
-        arguments["async_stager"] = stager
+    arguments = {"storage_writer": writer(path, options), "process_group": background}
     future = timed(times, "stall", lambda: dcp.async_save(state, **arguments))
     future = getattr(future, "upload_completion", future)
     timed(times, "background", future.result)
@@ -111,16 +109,14 @@ def rank_main(rank, options):
     dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (options.ranks,))
     state = make_state(mesh, options)
-    stager = None
-    if options.cached_staging:
-        from torch.distributed.checkpoint.staging import BlockingAsyncStager
-        stager = BlockingAsyncStager(cache_staged_state_dict=True)
+    # A group of its own: the save's collectives on another thread would meet ours in the default one.
+    background = dist.new_group(backend="gloo")
     times = {}
     for _ in range(options.rounds + 1):
-        run_round(state, options, times, stager)
+        run_round(state, options, times, background)
     if rank == 0:
         print(json.dumps({"peer": f"torch {torch.__version__} DCP", "mib": options.mib, "ranks": options.ranks,
-                          "threads": options.threads, "cached_staging": options.cached_staging,
+                          "threads": options.threads,
                           "seconds": {name: values[1:] for name, values in times.items()}}))
     dist.destroy_process_group()
 
@@ -133,7 +129,6 @@ def main():
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--tensors", type=int, default=16, help="of each kind")
     parser.add_argument("--threads", type=int, default=1, help="writer threads of a rank")
-    parser.add_argument("--cached-staging", action="store_true", help="staging memory is kept between saves")
     parser.add_argument("--pin", action="store_true", help="a core a rank, as mpirun pins ours")
     parser.add_argument("--port", type=int, default=29517)
     options = parser.parse_args()
