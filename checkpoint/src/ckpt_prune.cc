@@ -112,7 +112,7 @@ class Pruning {
     LOCKSTEP_RETURN_IF_ERROR(fs_.sync_dir(paths_.checkpoints()));
     const std::string& path = report_.items.front().path;
     LOCKSTEP_ASSIGN_OR_RETURN(const VerifyReport verified,
-                              verify_checkpoint(fs_, path, options_.num_threads));
+                              verify_checkpoint(fs_, path, options_.how));
     if (verified.is_good()) return Status::ok();
     return corruption_error(
         cat(path,

@@ -5,6 +5,7 @@
 #include "json_reader.h"
 #include "lockstep/checkpoint/safetensors.h"
 #include "lockstep/core/base/text.h"
+#include "ownership.h"
 
 namespace lockstep {
 namespace {
@@ -86,7 +87,7 @@ std::string list_json(const std::vector<CheckpointSummary>& checkpoints) {
   return cat(array(checkpoints, summary_json), "\n");
 }
 
-std::string inspect_text(const Manifest& m) {
+std::string inspect_text(const Manifest& m, InspectDetail detail) {
   std::string out = cat("step ", m.step, ", epoch ", m.epoch, ", generation ", m.generation,
                         ", attempt ", m.attempt, "\nsaved by ", m.world_size, " ranks at ",
                         m.utc_time, " (", m.instruction_set);
@@ -102,11 +103,14 @@ std::string inspect_text(const Manifest& m) {
     }
     out += cat(space.name, ": ", space.tensors.size(), " tensors, ", space.num_elems, " elements, ",
                space.num_blocks(), " blocks of ", join(kinds, ", "), "\n");
+    if (detail == InspectDetail::kPicture) continue;
     for (const TensorPlace& place : space.tensors) {
       out += cat("  ", place.spec.name, " ", shape_text(place.spec.shape), " at ",
                  place.offset_elems, "\n");
     }
   }
+  out += ownership_picture(plan_ownership(m), {});
+  if (detail == InspectDetail::kPicture) return out;
   for (const ShardEntry& shard : m.shards) {
     out += cat(shard.file, ": ", human_bytes(shard.bytes), "\n");
     for (const KindRuns& entry : shard.runs) out += runs_line(entry);
@@ -115,7 +119,10 @@ std::string inspect_text(const Manifest& m) {
 }
 
 std::string inspect_json(const Manifest& manifest) {
-  return manifest_text(manifest);
+  std::string text = manifest_text(manifest);
+  text.resize(text.rfind('}'));
+  while (text.ends_with('\n')) text.pop_back();
+  return cat(text, ",\n \"owners\":", ownership_json(plan_ownership(manifest)), "\n}\n");
 }
 
 std::string verify_text(const VerifyReport& report) {
@@ -158,6 +165,20 @@ std::string export_text(const ExportReport& report) {
 std::string export_json(const ExportReport& report) {
   return cat("{\"path\":", json_quoted(report.path), ",\"num_tensors\":", report.num_tensors,
              ",\"bytes\":", report.bytes, "}\n");
+}
+
+std::string reshard_text(const ReshardReport& report) {
+  return cat(report.path, ": ", report.old_world_size, " shards are now ", report.world_size, ", ",
+             human_bytes(report.bytes), ", the largest ", human_bytes(report.largest_shard_bytes),
+             ", state digest ", report.state_digest.hex(), ", in ", fixed(report.seconds, 2),
+             " s\n");
+}
+
+std::string reshard_json(const ReshardReport& report) {
+  return cat("{\"path\":", json_quoted(report.path), ",\"world_size\":", report.world_size,
+             ",\"old_world_size\":", report.old_world_size, ",\"bytes\":", report.bytes,
+             ",\"largest_shard_bytes\":", report.largest_shard_bytes, ",\"state_digest\":\"",
+             report.state_digest.hex(), "\",\"seconds\":", number(report.seconds), "}\n");
 }
 
 std::string prune_text(const PruneReport& report) {

@@ -1,24 +1,30 @@
 #include <algorithm>
-#include <atomic>
+#include <memory>
 #include <mutex>
 #include <set>
-#include <thread>
+#include <utility>
 
 #include "block_hashes.h"
+#include "block_stream.h"
 #include "lockstep/checkpoint/ckpt_tools.h"
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/text.h"
 #include "lockstep/core/flat/digest.h"
+#include "parallel.h"
 #include "run_folder.h"
 
 namespace lockstep {
 namespace {
 
-/// A run of blocks for one thread to read.
+constexpr uint64_t kTaskBytes = uint64_t{32} << 20;
+constexpr double kReadTimeoutS = 600;
+
+/// Blocks of one shard for one thread to read.
 struct Task {
   const ShardReader* reader = nullptr;
-  size_t extent_index = 0;
-  BlockRun blocks;
+  std::vector<ReadItem> items;
+  uint64_t bytes = 0;
+  uint64_t num_blocks = 0;
 };
 
 /// Names of the tensors that lie in a block, for people.
@@ -35,65 +41,81 @@ std::string tensors_in(const FlatSpace& space, int64_t block) {
 /// What the threads share.
 class Verifier {
  public:
-  Verifier(const Manifest& manifest, VerifyReport* report) : manifest_(manifest), report_(report) {}
+  Verifier(FileSystem& fs, const Manifest& manifest, VerifyReport* report)
+      : fs_(fs), manifest_(manifest), report_(report) {}
 
   void add(const ShardReader& reader) {
+    Task task{&reader, {}, 0, 0};
     for (size_t i = 0; i < reader.layout().extents.size(); ++i) {
       const ShardExtent& extent = reader.layout().extents[i];
       const FlatSpace& space = space_of(manifest_.schema, extent.kind_index);
       for (BlockRun rest = extent.blocks; rest.num_blocks() > 0;) {
-        const BlockRun piece = next_piece(space, rest, kReadPieceBytes);
-        tasks_.push_back({&reader, i, piece});
+        const BlockRun piece = next_piece(space, rest, kTaskBytes);
+        task.items.push_back({i, piece, {}});
+        task.bytes += run_bytes(space, piece);
+        task.num_blocks += static_cast<uint64_t>(piece.num_blocks());
         rest.first = piece.end;
+        if (task.bytes >= kTaskBytes)
+          tasks_.push_back(std::exchange(task, Task{&reader, {}, 0, 0}));
       }
     }
+    if (!task.items.empty()) tasks_.push_back(std::move(task));
   }
 
-  Status run(int num_threads) {
-    std::vector<std::thread> threads;
-    for (int i = 0; i < std::max(num_threads, 1); ++i) threads.emplace_back([this] { work(); });
-    for (std::thread& thread : threads) thread.join();
-    return error_;
+  Status run(int num_threads, ByteProgress* progress) {
+    BlockStreamOptions options;
+    options.may_read_cache = false;
+    options.timeout_s = kReadTimeoutS;
+    return run_parallel(tasks_.size(), num_threads, [&] {
+      auto stream = std::make_shared<BlockStream>(fs_, options);
+      return Worker([this, stream, progress](size_t index) {
+        const Task& task = tasks_[index];
+        const Status status = stream->read(*task.reader, task.items);
+        if (!status.is_ok()) LOCKSTEP_RETURN_IF_ERROR(look_closer(task, status));
+        progress->add(task.bytes);
+        std::lock_guard lock(mutex_);
+        report_->num_blocks += task.num_blocks;
+        report_->bytes += task.bytes;
+        return Status::ok();
+      });
+    });
   }
 
  private:
-  void work() {
-    std::vector<std::byte> scratch;
-    for (size_t i = next_++; i < tasks_.size(); i = next_++) {
-      const Task& task = tasks_[i];
-      const FlatSpace& space =
-          space_of(manifest_.schema, task.reader->layout().extents[task.extent_index].kind_index);
-      scratch.resize(run_bytes(space, task.blocks));
-      if (!task.reader->read_blocks(task.extent_index, task.blocks, scratch).is_ok())
-        look_closer(task, space);
-      std::lock_guard lock(mutex_);
-      report_->num_blocks += static_cast<uint64_t>(task.blocks.num_blocks());
-      report_->bytes += scratch.size();
-    }
-  }
-
   /// Block by block: which of them are bad.
-  void look_closer(const Task& task, const FlatSpace& space) {
+  Status look_closer(const Task& task, const Status& first_look) {
+    if (!is_bad_content(first_look)) return first_look;
+    bool has_found = false;
     std::vector<std::byte> bytes;
-    for (int64_t block = task.blocks.first; block < task.blocks.end; ++block) {
-      bytes.resize(run_bytes(space, {block, block + 1}));
-      const Status status = task.reader->read_blocks(task.extent_index, {block, block + 1}, bytes);
-      if (status.is_ok()) continue;
-      std::lock_guard lock(mutex_);
-      if (!is_bad_content(status)) {
-        error_ = status;
-      } else {
-        report_->problems.push_back(cat(status.message(), " (of ", tensors_in(space, block), ")"));
+    for (const ReadItem& item : task.items) {
+      const ShardExtent& extent = task.reader->layout().extents[item.extent_index];
+      const FlatSpace& space = space_of(manifest_.schema, extent.kind_index);
+      for (int64_t block = item.blocks.first; block < item.blocks.end; ++block) {
+        bytes.resize(run_bytes(space, {block, block + 1}));
+        const Status status =
+            task.reader->read_blocks(item.extent_index, {block, block + 1}, bytes);
+        if (status.is_ok()) continue;
+        if (!is_bad_content(status)) return status;
+        has_found = true;
+        add_problem(cat(status.message(), " (of ", tensors_in(space, block), ")"));
       }
     }
+    if (!has_found)
+      add_problem(
+          cat(first_look.message(), "; read a second time, perhaps from memory, it is good"));
+    return Status::ok();
   }
 
+  void add_problem(std::string problem) {
+    std::lock_guard lock(mutex_);
+    report_->problems.push_back(std::move(problem));
+  }
+
+  FileSystem& fs_;
   const Manifest& manifest_;
   VerifyReport* report_;
   std::vector<Task> tasks_;
-  std::atomic<size_t> next_ = 0;
   std::mutex mutex_;
-  Status error_;
 };
 
 /// Shards [first, end) of a manifest.
@@ -104,7 +126,8 @@ struct ShardRange {
 
 /// Opens these shards, reads all that is in them, and closes them. Whether all could be opened.
 Result<bool> verify_shards(FileSystem& fs, const std::string& path, const Manifest& manifest,
-                           ShardRange range, int num_threads, VerifyReport* report) {
+                           ShardRange range, int num_threads, ByteProgress* progress,
+                           VerifyReport* report) {
   std::vector<ShardReader> readers;
   for (size_t i = range.first; i < range.end; ++i) {
     auto reader = ShardReader::open(fs, path, manifest.schema, manifest.shards[i],
@@ -117,9 +140,9 @@ Result<bool> verify_shards(FileSystem& fs, const std::string& path, const Manife
       return reader.status();
     }
   }
-  Verifier verifier(manifest, report);
+  Verifier verifier(fs, manifest, report);
   for (const ShardReader& reader : readers) verifier.add(reader);
-  LOCKSTEP_RETURN_IF_ERROR(verifier.run(num_threads));
+  LOCKSTEP_RETURN_IF_ERROR(verifier.run(num_threads, progress));
   return readers.size() == range.end - range.first;
 }
 
@@ -151,7 +174,8 @@ Status check_names(FileSystem& fs, const std::string& path, const Manifest& mani
 
 }  // namespace
 
-Result<VerifyReport> verify_checkpoint(FileSystem& fs, const std::string& path, int num_threads) {
+Result<VerifyReport> verify_checkpoint(FileSystem& fs, const std::string& path,
+                                       const ToolRun& how) {
   const Stopwatch watch;
   VerifyReport report;
   report.path = path;
@@ -162,12 +186,15 @@ Result<VerifyReport> verify_checkpoint(FileSystem& fs, const std::string& path, 
     report.problems.push_back(manifest.status().message());
     return report;
   }
+  uint64_t total_bytes = 0;
+  for (const ShardEntry& shard : manifest->shards) total_bytes += shard.bytes;
+  ByteProgress progress(how.on_progress, total_bytes);
   bool has_all_tables = true;
   for (size_t first = 0; first < manifest->shards.size(); first += kMaxOpenShards) {
     const size_t end = std::min(first + kMaxOpenShards, manifest->shards.size());
     LOCKSTEP_ASSIGN_OR_RETURN(
         const bool has_tables,
-        verify_shards(fs, path, *manifest, {first, end}, num_threads, &report));
+        verify_shards(fs, path, *manifest, {first, end}, how.num_threads, &progress, &report));
     has_all_tables = has_all_tables && has_tables;
   }
   if (has_all_tables) LOCKSTEP_RETURN_IF_ERROR(check_digest(fs, path, *manifest, &report));

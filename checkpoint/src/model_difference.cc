@@ -114,12 +114,13 @@ std::vector<ModelDifference> compare_models(const StateSchema& wanted, const Sta
   return differences;
 }
 
-std::string differences_text(const std::vector<ModelDifference>& differences, size_t max_lines) {
+std::string differences_text(const std::vector<ModelDifference>& differences, size_t max_lines,
+                             std::string_view found_in) {
   std::string text;
   for (size_t i = 0; i < differences.size() && i < max_lines; ++i) {
     const ModelDifference& d = differences[i];
-    text += cat("\n  ", kind_name(d.kind), ": ", d.name, ": the model has ", d.wanted,
-                ", the checkpoint ", d.found);
+    text += cat("\n  ", kind_name(d.kind), ": ", d.name, ": the model has ", d.wanted, ", ",
+                found_in, " ", d.found);
   }
   if (differences.size() > max_lines)
     text += cat("\n  and ", differences.size() - max_lines, " more");

@@ -3,57 +3,84 @@
 #include <algorithm>
 #include <cstring>
 
-#include "lockstep/core/base/text.h"
+#include "lockstep/core/base/check.h"
 
 namespace lockstep {
 namespace {
 
-/// Copies `stored` (the tensor in its storage order) into row-major order.
-void to_row_major(const TensorSpec& spec, const std::vector<std::byte>& stored,
-                  std::vector<std::byte>* out) {
-  const auto elem_bytes = static_cast<size_t>(dtype_size_bytes(spec.dtype));
+/// Dimensions from the first on that are not where row-major order has them.
+size_t first_moved_dim(const TensorSpec& spec) {
+  size_t dim = 0;
+  while (dim < spec.order.size() && spec.order[dim] == static_cast<int64_t>(dim)) ++dim;
+  return dim;
+}
+
+/// Calls copy(index in row-major order, index in storage order) for each element of a unit.
+template <typename Copy>
+void walk_unit(const TensorSpec& spec, const Copy& copy) {
+  const size_t first_dim = first_moved_dim(spec);
   const std::vector<int64_t> strides = spec.strides();
+  const int64_t num_elems = row_major_unit(spec);
   std::vector<int64_t> index(spec.shape.size(), 0);
-  int64_t from = 0;
-  for (size_t to = 0; to < out->size(); to += elem_bytes) {
-    std::memcpy(out->data() + to, stored.data() + static_cast<size_t>(from) * elem_bytes,
-                elem_bytes);
-    for (size_t dim = spec.shape.size(); dim-- > 0;) {  // the next index, last dimension fastest
-      from += strides[dim];
+  const size_t last = spec.shape.size() - 1;
+  int64_t stored = 0;
+  for (int64_t row_major = 0; row_major < num_elems;) {
+    for (int64_t i = 0; i < spec.shape[last]; ++i) copy(row_major++, stored + i * strides[last]);
+    for (size_t dim = last; dim-- > first_dim;) {  // the next row, later dimensions fastest
+      stored += strides[dim];
       if (++index[dim] < spec.shape[dim]) break;
-      from -= index[dim] * strides[dim];
+      stored -= index[dim] * strides[dim];
       index[dim] = 0;
     }
   }
 }
 
-}  // namespace
-
-Result<TensorReader> TensorReader::open(FileSystem& fs, const std::string& folder) {
-  TensorReader reader;
-  LOCKSTEP_ASSIGN_OR_RETURN(Manifest manifest, read_manifest(fs, folder, nullptr));
-  reader.manifest_ = std::make_unique<Manifest>(std::move(manifest));
-  const Manifest& m = *reader.manifest_;
-  reader.pieces_.resize(m.schema.kinds.size());
-  for (size_t i = 0; i < m.shards.size(); ++i) {
-    LOCKSTEP_ASSIGN_OR_RETURN(
-        ShardReader shard,
-        ShardReader::open(fs, folder, m.schema, m.shards[i], m.shard_identity(i)));
-    for (size_t e = 0; e < shard.layout().extents.size(); ++e) {
-      const ShardExtent& extent = shard.layout().extents[e];
-      reader.pieces_[extent.kind_index][extent.blocks.end] = {i, e};
+template <size_t kElemBytes>
+void permute(const TensorSpec& spec, std::span<const std::byte> from, std::span<std::byte> to,
+             bool is_to_row_major) {
+  const auto unit_bytes = static_cast<size_t>(row_major_unit(spec)) * kElemBytes;
+  for (size_t at = 0; at < from.size(); at += unit_bytes) {
+    const std::byte* source = from.data() + at;
+    std::byte* target = to.data() + at;
+    const auto copy = [&](int64_t to_index, int64_t from_index) {
+      std::memcpy(target + static_cast<size_t>(to_index) * kElemBytes,
+                  source + static_cast<size_t>(from_index) * kElemBytes, kElemBytes);
+    };
+    if (is_to_row_major) {
+      walk_unit(spec, [&](int64_t row_major, int64_t stored) { copy(row_major, stored); });
+    } else {
+      walk_unit(spec, [&](int64_t row_major, int64_t stored) { copy(stored, row_major); });
     }
-    shard.close();
-    reader.shards_.push_back(std::move(shard));
   }
-  return reader;
 }
 
-std::vector<TensorReader::Tensor> TensorReader::tensors() const {
-  std::vector<Tensor> tensors;
-  for (size_t k = 0; k < manifest_->schema.kinds.size(); ++k) {
-    const FlatSpace& space = space_of(manifest_->schema, k);
-    const std::string& kind = manifest_->schema.kinds[k].kind;
+void permute(const TensorSpec& spec, std::span<const std::byte> from, std::span<std::byte> to,
+             bool is_to_row_major) {
+  LOCKSTEP_CHECK(from.size() == to.size(), "a copy of ", from.size(), " to ", to.size(), " bytes");
+  if (from.empty()) return;
+  if (first_moved_dim(spec) == spec.order.size()) {
+    std::copy(from.begin(), from.end(), to.begin());
+    return;
+  }
+  switch (dtype_size_bytes(spec.dtype)) {
+    case 1:
+      return permute<1>(spec, from, to, is_to_row_major);
+    case 2:
+      return permute<2>(spec, from, to, is_to_row_major);
+    case 4:
+      return permute<4>(spec, from, to, is_to_row_major);
+    default:
+      return permute<8>(spec, from, to, is_to_row_major);
+  }
+}
+
+}  // namespace
+
+std::vector<StoredTensor> stored_tensors(const StateSchema& schema) {
+  std::vector<StoredTensor> tensors;
+  for (size_t k = 0; k < schema.kinds.size(); ++k) {
+    const FlatSpace& space = space_of(schema, k);
+    const std::string& kind = schema.kinds[k].kind;
     const std::string prefix = kind == value_kind(space.role) ? "" : kind + "/";
     for (const TensorPlace& place : space.tensors)
       tensors.push_back({prefix + place.spec.name, k, &place});
@@ -61,47 +88,78 @@ std::vector<TensorReader::Tensor> TensorReader::tensors() const {
   return tensors;
 }
 
-Result<const ShardReader*> TensorReader::opened(size_t shard) {
-  if (shards_[shard].is_open()) return &shards_[shard];
-  if (open_shards_.size() == kMaxOpenShards) {
-    shards_[open_shards_.front()].close();
-    open_shards_.pop_front();
-  }
-  LOCKSTEP_RETURN_IF_ERROR(shards_[shard].reopen());
-  open_shards_.push_back(shard);
-  return &shards_[shard];
+int64_t row_major_unit(const TensorSpec& spec) {
+  int64_t unit = 1;
+  for (size_t dim = first_moved_dim(spec); dim < spec.shape.size(); ++dim) unit *= spec.shape[dim];
+  return unit;
 }
 
-Result<std::vector<std::byte>> TensorReader::read_elems(size_t kind_index, ElemRun elems) {
-  const FlatSpace& space = space_of(manifest_->schema, kind_index);
-  const auto elem_bytes = static_cast<size_t>(dtype_size_bytes(space.dtype));
-  std::vector<std::byte> out;
-  out.reserve(static_cast<size_t>(elems.num_elems()) * elem_bytes);
-  std::vector<std::byte> block_bytes;
-  for (int64_t first = elems.first; first < elems.end;) {
-    const int64_t block = first / kBlockElems;
-    const auto piece = pieces_[kind_index].upper_bound(block)->second;  // coverage: there is one
-    LOCKSTEP_ASSIGN_OR_RETURN(const ShardReader* shard, opened(piece.shard));
-    block_bytes.resize(run_bytes(space, {block, block + 1}));
-    LOCKSTEP_RETURN_IF_ERROR(shard->read_blocks(piece.extent, {block, block + 1}, block_bytes));
-    const int64_t begin = block * kBlockElems;
-    const int64_t end = std::min(elems.end, begin + kBlockElems);
-    const auto from = block_bytes.begin() + (first - begin) * static_cast<ptrdiff_t>(elem_bytes);
-    out.insert(out.end(), from, from + (end - first) * static_cast<ptrdiff_t>(elem_bytes));
-    first = end;
-  }
-  return out;
+void to_row_major(const TensorSpec& spec, std::span<const std::byte> stored,
+                  std::span<std::byte> row_major) {
+  permute(spec, stored, row_major, /*is_to_row_major=*/true);
 }
 
-Result<std::vector<std::byte>> TensorReader::read_row_major(const Tensor& tensor) {
+void from_row_major(const TensorSpec& spec, std::span<const std::byte> row_major,
+                    std::span<std::byte> stored) {
+  permute(spec, row_major, stored, /*is_to_row_major=*/false);
+}
+
+ElemRun next_elems(const TensorPlace& place, int64_t first, int64_t unit_elems,
+                   uint64_t limit_bytes) {
+  const auto limit_elems = std::max<int64_t>(
+      static_cast<int64_t>(limit_bytes) / dtype_size_bytes(place.spec.dtype), kBlockElems);
+  int64_t end = first + std::max<int64_t>(limit_elems / std::max<int64_t>(unit_elems, 1), 1) *
+                            std::max<int64_t>(unit_elems, 1);
+  if (unit_elems == 1) {
+    const int64_t block = (place.offset_elems + end) / kBlockElems;
+    end = block * kBlockElems - place.offset_elems;
+  }
+  return {first, std::min(end, place.spec.num_elems())};
+}
+
+Status TensorReader::load(size_t kind_index, const FlatSpace& space, BlockRun blocks) {
+  // The first block wanted is often the last one read.
+  size_t kept_bytes = 0;
+  BlockRun rest = blocks;
+  if (kind_index == kind_index_ && blocks.first >= blocks_.first && blocks.first < blocks_.end) {
+    const BlockRun kept{blocks.first, std::min(blocks.end, blocks_.end)};
+    const uint64_t skip = run_bytes(space, {blocks_.first, kept.first});
+    kept_bytes = run_bytes(space, kept);
+    std::memmove(bytes_.data(), bytes_.data() + skip, kept_bytes);
+    rest.first = kept.end;
+  }
+  blocks_ = {};  // until they are read
+  bytes_.resize(run_bytes(space, blocks));
+  LOCKSTEP_RETURN_IF_ERROR(source_->read(kind_index, rest, std::span(bytes_).subspan(kept_bytes)));
+  kind_index_ = kind_index;
+  blocks_ = blocks;
+  return Status::ok();
+}
+
+Result<std::span<const std::byte>> TensorReader::read_stored(const StoredTensor& tensor,
+                                                             ElemRun elems) {
+  if (elems.num_elems() <= 0) return std::span<const std::byte>();
+  const FlatSpace& space = space_of(source_->manifest().schema, tensor.kind_index);
+  const int64_t first = tensor.place->offset_elems + elems.first;
+  const int64_t end = tensor.place->offset_elems + elems.end;
+  const BlockRun blocks{first / kBlockElems, (end + kBlockElems - 1) / kBlockElems};
+  const bool is_there = kind_index_ == tensor.kind_index && blocks.first >= blocks_.first &&
+                        blocks.end <= blocks_.end;
+  if (!is_there) LOCKSTEP_RETURN_IF_ERROR(load(tensor.kind_index, space, blocks));
+  const int64_t elem_bytes = dtype_size_bytes(space.dtype);
+  return std::span<const std::byte>(bytes_).subspan(
+      static_cast<size_t>((first - blocks_.first * kBlockElems) * elem_bytes),
+      static_cast<size_t>((end - first) * elem_bytes));
+}
+
+Result<std::span<const std::byte>> TensorReader::read_row_major(const StoredTensor& tensor,
+                                                                ElemRun elems) {
+  LOCKSTEP_ASSIGN_OR_RETURN(const auto stored, read_stored(tensor, elems));
   const TensorSpec& spec = tensor.place->spec;
-  const int64_t first = tensor.place->offset_elems;
-  LOCKSTEP_ASSIGN_OR_RETURN(std::vector<std::byte> stored,
-                            read_elems(tensor.kind_index, {first, first + spec.num_elems()}));
-  if (std::is_sorted(spec.order.begin(), spec.order.end())) return stored;
-  std::vector<std::byte> row_major(stored.size());
-  to_row_major(spec, stored, &row_major);
-  return row_major;
+  if (row_major_unit(spec) == 1) return stored;
+  row_major_.resize(stored.size());
+  to_row_major(spec, stored, row_major_);
+  return std::span<const std::byte>(row_major_);
 }
 
 }  // namespace lockstep

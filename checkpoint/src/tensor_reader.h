@@ -1,48 +1,60 @@
 #pragma once
-// Whole tensors out of a checkpoint, whatever shards they are spread over. Every block is verified
-// on the way.
+// Tensors out of a checkpoint, piece by piece, so that memory is bounded however large they are.
 
 #include <cstddef>
-#include <deque>
-#include <map>
+#include <span>
 #include <string>
 #include <vector>
 
-#include "lockstep/checkpoint/manifest.h"
+#include "block_source.h"
 
 namespace lockstep {
 
+/// A tensor of one kind of values.
+struct StoredTensor {
+  std::string name;  ///< "weight", or "adamw.exp_avg/weight"
+  size_t kind_index = 0;
+  const TensorPlace* place = nullptr;
+};
+/// Every tensor of every kind, by kind and offset. `schema` must outlive them.
+std::vector<StoredTensor> stored_tensors(const StateSchema& schema);
+
+/// The smallest number of elements that row-major and storage order both keep together, from each
+/// multiple of it on: 1 when the two are the same.
+int64_t row_major_unit(const TensorSpec& spec);
+
+/// Copies whole units of a tensor between its storage order and row-major order.
+/// Shapes: both hold the same number of units.
+void to_row_major(const TensorSpec& spec, std::span<const std::byte> stored,
+                  std::span<std::byte> row_major);
+void from_row_major(const TensorSpec& spec, std::span<const std::byte> row_major,
+                    std::span<std::byte> stored);
+
+/// From where `first` is, the elements of a tensor to read next: whole units, about `limit_bytes`
+/// of them, up to the edge of a block where that is free.
+ElemRun next_elems(const TensorPlace& place, int64_t first, int64_t unit_elems,
+                   uint64_t limit_bytes);
+
+/// Reads through one source; neighbours share blocks, so the last ones read are kept.
+/// Thread-safety: one thread at a time; several of them may share a source.
 class TensorReader {
  public:
-  /// Looks at all shards; holds at most kMaxOpenShards of them open. Errors: as read_manifest,
-  /// ShardReader::open.
-  static Result<TensorReader> open(FileSystem& fs, const std::string& folder);
+  explicit TensorReader(const BlockSource& source) : source_(&source) {}
 
-  const Manifest& manifest() const { return *manifest_; }
-
-  struct Tensor {
-    std::string name;  ///< "weight", or "adamw.exp_avg/weight"
-    size_t kind_index = 0;
-    const TensorPlace* place = nullptr;
-  };
-  /// Every tensor of every kind, by space and offset.
-  std::vector<Tensor> tensors() const;
-
-  /// The bytes of one tensor in row-major order. Errors: kCorruption, kIoError.
-  Result<std::vector<std::byte>> read_row_major(const Tensor& tensor);
+  /// The bytes of `elems` of the tensor, in storage order; valid until the next call.
+  /// Errors: as BlockSource::read.
+  Result<std::span<const std::byte>> read_stored(const StoredTensor& tensor, ElemRun elems);
+  /// The same in row-major order. Requires: whole units of row_major_unit().
+  Result<std::span<const std::byte>> read_row_major(const StoredTensor& tensor, ElemRun elems);
 
  private:
-  struct Piece {
-    size_t shard = 0;
-    size_t extent = 0;
-  };
-  Result<std::vector<std::byte>> read_elems(size_t kind_index, ElemRun elems);
-  Result<const ShardReader*> opened(size_t shard);
+  Status load(size_t kind_index, const FlatSpace& space, BlockRun blocks);
 
-  std::unique_ptr<Manifest> manifest_;  // its address stays: shards point into it
-  std::vector<ShardReader> shards_;
-  std::deque<size_t> open_shards_;                // oldest first
-  std::vector<std::map<int64_t, Piece>> pieces_;  // of each kind, by end block
+  const BlockSource* source_;
+  size_t kind_index_ = 0;
+  BlockRun blocks_;  // that are in bytes_
+  std::vector<std::byte> bytes_;
+  std::vector<std::byte> row_major_;
 };
 
 }  // namespace lockstep

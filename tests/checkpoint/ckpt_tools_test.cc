@@ -1,4 +1,4 @@
-// Covers: ckpt_verify.cc ckpt_diff.cc ckpt_export.cc tensor_reader.cc elem_values.cc
+// Covers: ckpt_verify.cc ckpt_diff.cc ckpt_export.cc block_source.cc elem_values.cc
 #include "lockstep/checkpoint/ckpt_tools.h"
 
 #include <gmock/gmock.h>
@@ -48,11 +48,12 @@ TEST_F(Tools, ListShowsGoodAndBad) {
 
 TEST_F(Tools, InspectShowsTheManifest) {
   const auto manifest = read_manifest(fs_, path_, nullptr);
-  EXPECT_THAT(inspect_text(*manifest), HasSubstr("embed.weight [300, 200]"));
+  EXPECT_THAT(inspect_text(*manifest, InspectDetail::kPicture),
+              HasSubstr("embed.weight [300, 200]"));
   // Which rank wrote what.
   MemoryFileSystem fs;
   const auto by_two = read_manifest(fs, save_state(fs, 2, state_, 10)->path, nullptr);
-  const std::string text = inspect_text(*by_two);
+  const std::string text = inspect_text(*by_two, InspectDetail::kAll);
   for (size_t i = 0; i < by_two->shards.size(); ++i) {
     const size_t at = text.find(by_two->shards[i].file);
     const std::string of_shard = text.substr(at, text.find("shard-", at + 1) - at);
@@ -69,8 +70,15 @@ TEST_F(Tools, InspectShowsTheManifest) {
 
 TEST_F(Tools, VerifyPassesAGoodOne) {
   for (int num_threads : {1, 3}) {
-    const auto report = verify_checkpoint(fs_, path_, num_threads);
-    ASSERT_TRUE(report.is_ok());
+    uint64_t done = 0;
+    const auto on_progress = [&](uint64_t done_bytes, uint64_t total_bytes) {
+      EXPECT_GE(done_bytes, done);
+      EXPECT_LE(done_bytes, total_bytes);
+      done = done_bytes;
+    };
+    const auto report = verify_checkpoint(fs_, path_, {num_threads, on_progress});
+    ASSERT_TRUE(report.is_ok()) << report.status().message();
+    EXPECT_GT(done, 0U);
     EXPECT_THAT(report->problems, IsEmpty());
     EXPECT_EQ(report->num_blocks, 18U);  // 4 x 3 trainable, 3 frozen, 2 + 1 buffers
     EXPECT_TRUE(parse_json(verify_json(*report), "json").is_ok());
@@ -85,7 +93,7 @@ TEST_F(Tools, VerifyNamesFileTensorAndBlock) {
     flipped[4096 + 16384 * 4 + 17] ^= 1;  // in its second: of a slot
     overwrite_file(fs_, path, flipped);
   }
-  const auto report = verify_checkpoint(fs_, path_, 2);
+  const auto report = verify_checkpoint(fs_, path_, {.num_threads = 2});
   ASSERT_THAT(
       report->problems,
       ::testing::ElementsAre(
@@ -103,7 +111,7 @@ TEST_F(Tools, VerifyNoticesAForgedDigest) {
   text.replace(text.find(digest), 32, std::string(32, '0'));
   text = text.substr(0, text.find(" \"manifest_hash\""));
   overwrite_file(fs_, file, cat(text, " \"manifest_hash\":\"", xxh3_128(text).hex(), "\"\n}\n"));
-  const auto report = verify_checkpoint(fs_, path_, 1);
+  const auto report = verify_checkpoint(fs_, path_);
   ASSERT_EQ(report->problems.size(), 1U);
   EXPECT_THAT(report->problems[0], HasSubstr("state digest"));
 }
@@ -133,6 +141,65 @@ TEST_F(Tools, DiffFindsOneFlippedBit) {
   EXPECT_EQ(report->scalars.size(), 2U);  // adamw.step and loss_scale
   EXPECT_THAT(diff_text(*report), HasSubstr("conv.weight: 1 of 4608 elements differ"));
   EXPECT_TRUE(parse_json(diff_json(*report), "json").is_ok());
+}
+
+/// The same values as `state`, whose schema differs in the storage order of one tensor alone.
+TEST_F(Tools, DiffSeesThroughStorageOrders) {
+  StateSchema row_major = medium_schema();
+  std::vector<TensorSpec> specs;
+  for (const FlatSpace& space : row_major.layout.spaces()) {
+    for (const TensorPlace& place : space.tensors) {
+      specs.push_back(place.spec);
+      if (place.spec.name == "conv.weight") specs.back().order = {0, 1, 2, 3};
+    }
+  }
+  row_major.layout = FlatLayout::plan(specs).value();
+  TestState other(row_major, 6);
+  for (size_t kind = 0; kind < 3; ++kind) {
+    for (size_t n = 0; n < 32; ++n) {
+      for (size_t c = 0; c < 16; ++c) {
+        for (size_t hw = 0; hw < 9; ++hw) {
+          std::memcpy(other.kind(kind).data() + 4 * ((n * 16 + c) * 9 + hw),
+                      state_.kind(kind).data() + 4 * ((n * 9 + hw) * 16 + c), 4);
+        }
+      }
+    }
+  }
+  const std::string b = save_state(fs_, 2, other, 10).value().path;
+  for (int num_threads : {1, 3}) {
+    const auto report = diff_checkpoints(fs_, path_, b, {.num_threads = num_threads});
+    ASSERT_TRUE(report.is_ok()) << report.status().message();
+    EXPECT_TRUE(report->is_equal()) << diff_text(*report);
+  }
+  other.kind(1)[4 * 100] ^= std::byte{1};
+  const std::string c = save_state(fs_, 3, other, 10).value().path;
+  const auto report = diff_checkpoints(fs_, path_, c, {.num_threads = 2});
+  ASSERT_EQ(report->tensors.size(), 1U) << diff_text(*report);
+  EXPECT_EQ(report->tensors[0].name, "adamw.exp_avg/conv.weight");
+  EXPECT_EQ(report->tensors[0].num_different, 1);
+}
+
+TEST_F(Tools, DiffOnManyThreadsIsDiffOnOne) {
+  TestState other(medium_schema(), 7);
+  const std::string b = save_state(fs_, 3, other, 10).value().path;
+  const auto one = diff_checkpoints(fs_, path_, b);
+  ASSERT_TRUE(one.is_ok());
+  EXPECT_EQ(one->tensors.size(), 12U);
+  for (int num_threads : {2, 5})
+    EXPECT_EQ(diff_json(*diff_checkpoints(fs_, path_, b, {.num_threads = num_threads})),
+              diff_json(*one));
+}
+
+TEST_F(Tools, DiffStopsAtWhatItCanNotRead) {
+  for (const auto& [path, content] : all_files(fs_, path_)) {
+    if (!path.ends_with("shard-00001-of-00004.safetensors")) continue;
+    std::string flipped = content;
+    flipped[4096 + 17] ^= 1;
+    overwrite_file(fs_, path, flipped);
+  }
+  const auto report = diff_checkpoints(fs_, path_, path_, {.num_threads = 2});
+  EXPECT_EQ(report.status().code(), StatusCode::kCorruption);
+  EXPECT_THAT(report.status().message(), HasSubstr("block 0"));
 }
 
 TEST_F(Tools, DiffOfTwoModelsNamesWhatOneLacks) {
@@ -219,7 +286,7 @@ TEST(ToolsOfManyShards, HoldFewOfThemOpen) {
   const auto saved = save_state(fs, kRanks, state, 10);
   ASSERT_TRUE(saved.is_ok()) << saved.status().message();
   FewFiles few(fs, static_cast<int>(kMaxOpenShards) + 1);
-  const auto report = verify_checkpoint(few, saved->path, 2);
+  const auto report = verify_checkpoint(few, saved->path, {.num_threads = 2});
   ASSERT_TRUE(report.is_ok()) << report.status().message();
   EXPECT_TRUE(report->is_good());
   EXPECT_EQ(report->num_blocks, static_cast<uint64_t>(3 * kRanks));

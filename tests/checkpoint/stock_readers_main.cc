@@ -1,5 +1,5 @@
-// Writes a checkpoint of three ranks and its two exports below the folder given, for
-// stock_readers_test.py, and prints where the checkpoint is.
+// Writes a checkpoint of three ranks, its two exports, and the same cut for seven ranks below the
+// folder given, for stock_readers_test.py, and prints where the checkpoint is.
 #include <cstdio>
 
 #include "lockstep/checkpoint/ckpt_tools.h"
@@ -21,6 +21,8 @@ int main(int, char** argv) {
   const auto params =
       export_checkpoint(fs, saved->path, path_join(folder, "params.safetensors"), false);
   const auto all = export_checkpoint(fs, saved->path, path_join(folder, "all.safetensors"), true);
+  const auto resharded =
+      reshard_checkpoint(fs, saved->path, 7, path_join(folder, "resharded"), {.num_threads = 2});
   std::printf("%s\n", saved->path.c_str());
-  return params.is_ok() && all.is_ok() ? 0 : 1;
+  return params.is_ok() && all.is_ok() && resharded.is_ok() ? 0 : 1;
 }

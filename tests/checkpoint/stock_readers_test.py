@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Independent readers on a checkpoint that the C++ test program wrote: stock safetensors opens every shard and the
-exports, the digest script recomputes the state digest, the manifest obeys its published schema.
+"""Independent readers on a checkpoint that the C++ test program wrote, and on the same resharded: stock safetensors
+opens every shard and the exports, the digest script recomputes the state digest, manifests obey the published schema.
 Usage: stock_readers_test.py WRITER DIGEST_SCRIPT SCHEMA WORK_FOLDER"""
 import json
 import pathlib
@@ -21,13 +21,10 @@ def tensors(path):
             for name, found in safetensors.deserialize(path.read_bytes())}
 
 
-def main(writer, digest_script, schema, work):
-    work = pathlib.Path(work)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    folder = pathlib.Path(subprocess.run([writer, work], check=True, capture_output=True, text=True).stdout.strip())
+def read(folder, num_shards, digest_script, schema):
+    """The manifest, and {name: array} over all shards."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert len(manifest["shards"]) == 3, manifest["shards"]
+    assert len(manifest["shards"]) == num_shards, manifest["shards"]
     jsonschema.validate(manifest, json.loads(pathlib.Path(schema).read_text()))
     pieces = {}
     for shard in manifest["shards"]:
@@ -36,19 +33,37 @@ def main(writer, digest_script, schema, work):
         assert table.dtype.itemsize == 8 and len(table) > 0
         pieces.update(found)
     subprocess.run([sys.executable, digest_script, folder], check=True)
+    return manifest, pieces
+
+
+def flat(space, kind, pieces):
+    """All elements of a kind of a space, out of its runs of blocks."""
+    runs = [(int(name.rsplit("@")[1].split("-")[0]), data) for name, data in pieces.items()
+            if name.startswith(f"{kind}/{space['name']}@")]
+    found = np.concatenate([data for _, data in sorted(runs, key=lambda run: run[0])])
+    assert len(found) == space["num_elems"]
+    return found
+
+
+def main(writer, digest_script, schema, work):
+    work = pathlib.Path(work)
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    folder = pathlib.Path(subprocess.run([writer, work], check=True, capture_output=True, text=True).stdout.strip())
+    manifest, pieces = read(folder, 3, digest_script, schema)
+    resharded, other_pieces = read(work / "resharded", 7, digest_script, schema)
+    assert resharded["state_digest"] == manifest["state_digest"]
 
     exported = tensors(work / "all.safetensors")
     assert set(tensors(work / "params.safetensors")) < set(exported)
     for space in manifest["spaces"]:
         for kind in space["kinds"]:
-            runs = [(int(name.rsplit("@")[1].split("-")[0]), data) for name, data in pieces.items()
-                    if name.startswith(f"{kind}/{space['name']}@")]
-            flat = np.concatenate([data for _, data in sorted(runs, key=lambda run: run[0])])
-            assert len(flat) == space["num_elems"]
+            values = flat(space, kind, pieces)
+            assert flat(space, kind, other_pieces).tobytes() == values.tobytes(), (space["name"], kind)
             for tensor in space["tensors"]:
                 shape, order = tensor["shape"], tensor["order"]
                 begin = tensor["offset_elems"]
-                stored = flat[begin:begin + int(np.prod(shape))].reshape([shape[d] for d in order])
+                stored = values[begin:begin + int(np.prod(shape))].reshape([shape[d] for d in order])
                 whole = stored.transpose(np.argsort(order)) if shape else stored
                 name = tensor["name"] if kind in ("param", "buffer") else f"{kind}/{tensor['name']}"
                 assert exported[name].tobytes() == whole.tobytes(), name

@@ -40,6 +40,26 @@ class Commands(runs.Case):
         different = self.lockstep("ckpt", "diff", a, c, expect=1)
         self.assertIn("1.weight: ", different.stdout)
 
+        picture = self.lockstep("ckpt", "inspect", b).stdout
+        self.assertRegex(picture, r"(?m)^  0\.weight \[256, 10\] .*  [#+.1-9]{2}$")
+        self.assertIn("blocks ", self.lockstep("ckpt", "inspect", b, "--all").stdout)
+        (weight,) = [t for t in looked_at["owners"]["tensors"] if t["name"] == "1.weight"]
+        self.assertEqual(sum(size for _, size in weight["shards"]), 3 * 4 * 160 * 256)
+
+        for ranks in (1, 5):
+            cut = self.path(f"cut for {ranks}, \u00fc")
+            told = json.loads(self.lockstep("ckpt", "reshard", b, cut, "--world-size", ranks, "--json").stdout)
+            self.assertEqual(told["state_digest"], report["state_digest"])
+            self.assertEqual(len(list(pathlib.Path(cut).glob("shard-*"))), ranks)
+            self.lockstep("ckpt", "verify", cut)
+            self.lockstep("ckpt", "diff", a, cut)
+            self.lockstep("ckpt", "reshard", b, cut, "--world-size", ranks, expect=64)
+        self.lockstep("ckpt", "reshard", b, "/proc/cut", "--world-size", 2, expect=74)
+        for world_size in ("0", "-1", "many", "1000000"):
+            self.lockstep("ckpt", "reshard", b, self.path("c"), "--world-size", world_size, expect=64)
+        resumed = self.train(2, recipe, "--run-dir", self.path("resumed"), "--resume", cut)
+        self.assertEqual((resumed["first_step"], resumed["steps"]), (2, 8))
+
         out = self.path("weights.safetensors")
         self.lockstep("ckpt", "export", a, out)
         nowhere = self.path("nowhere", "weights.safetensors")

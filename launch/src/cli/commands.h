@@ -16,8 +16,10 @@ struct CommandLine {
 void add_train_command(CLI::App& app, const CommandLine& line);
 /// lockstep data make-tabular: no MPI.
 void add_data_command(CLI::App& app, const CommandLine& line);
-/// lockstep ckpt ls|inspect|verify|diff|export, and the one below: no MPI.
+/// lockstep ckpt ls|inspect|verify|diff|export|reshard, and the two below: no MPI.
 void add_ckpt_command(CLI::App& app, const CommandLine& line);
+/// lockstep ckpt import: a new run from weights.
+void add_import_command(CLI::App& ckpt, const CommandLine& line);
 /// lockstep ckpt prune.
 void add_prune_command(CLI::App& ckpt, const CommandLine& line);
 

@@ -3,7 +3,6 @@
 
 #include "commands.h"
 #include "lockstep/checkpoint/ckpt_tools_print.h"
-#include "lockstep/core/base/environment.h"
 #include "lockstep/core/base/text.h"
 #include "lockstep/core/base/time_text.h"
 #include "tool.h"
@@ -48,12 +47,12 @@ Result<RetentionPolicy> policy_of(const PruneArguments& arguments) {
   return policy;
 }
 
-Result<Outcome> prune(const PruneArguments& arguments) {
+Result<Outcome> prune(const PruneArguments& arguments, const ToolRun& how) {
   PruneOptions options;
   LOCKSTEP_ASSIGN_OR_RETURN(options.policy, policy_of(arguments));
   options.is_dry_run = arguments.is_dry_run;
   options.while_running = arguments.while_running;
-  options.num_threads = num_usable_cpus();
+  options.how = how;
   LOCKSTEP_ASSIGN_OR_RETURN(const PruneReport report,
                             prune_run(posix_file_system(), arguments.run, std::move(options)));
   return Outcome{arguments.as_json ? prune_json(report) : prune_text(report)};
@@ -85,7 +84,8 @@ void add_prune_command(CLI::App& ckpt, const CommandLine& line) {
                     "Also while an attempt of the run is alive; that one is not disturbed");
   command->add_flag("--json", arguments->as_json, "Print JSON");
   command->callback([arguments, line] {
-    *line.exit_code = run_tool("prune", [&] { return prune(*arguments); });
+    *line.exit_code = run_tool("prune", arguments->as_json,
+                               [&](const ToolRun& how) { return prune(*arguments, how); });
   });
 }
 

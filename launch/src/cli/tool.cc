@@ -3,11 +3,18 @@
 #include <cstdio>
 
 #include "lockstep/core/base/caught.h"
+#include "lockstep/core/base/environment.h"
+#include "progress_bar.h"
 
 namespace lockstep {
 
-int run_tool(const std::string& name, const std::function<Result<Outcome>()>& tool) {
-  const Result<Outcome> outcome = caught(tool);
+int run_tool(const std::string& name, bool as_json, const Tool& tool) {
+  constexpr int kStandardOutput = 1;
+  constexpr int kStandardError = 2;
+  ProgressBar bar(name, is_terminal(kStandardError) && !(as_json && is_terminal(kStandardOutput)));
+  const ToolRun how{num_usable_cpus(), bar.on_progress()};
+  const Result<Outcome> outcome = caught([&] { return tool(how); });
+  bar.finish();
   if (!outcome.is_ok()) {
     std::fprintf(stderr, "lockstep ckpt %s: %s\n", name.c_str(),
                  outcome.status().to_string().c_str());

@@ -2,13 +2,10 @@
 #include <memory>
 
 #include "commands.h"
-#include "lockstep/core/base/file_system.h"
 #include "lockstep/core/base/text.h"
-#include "lockstep/core/data/registry.h"
-#include "lockstep/core/model/registry.h"
-#include "lockstep/core/recipe/loader.h"
 #include "lockstep/launch/lifecycle.h"
 #include "lockstep/launch/trainer.h"
+#include "recipe_parts.h"
 
 namespace lockstep {
 namespace {
@@ -21,26 +18,8 @@ struct TrainArguments {
   TrainerOptions options;
 };
 
-Result<TrainerParts> load(const TrainArguments& arguments) {
-  auto models = std::make_shared<ModelRegistry>(ModelRegistry::with_builtins());
-  DatasetRegistry datasets = DatasetRegistry::with_builtins();
-  RecipeSchema schema;
-  for (const ModelEntry& entry : models->entries()) schema.add_model(entry.name, entry.own_keys);
-  for (const DatasetEntry& entry : datasets.entries()) schema.add_data(entry.name, entry.own_keys);
-  FileSystem& fs = posix_file_system();
-  LOCKSTEP_ASSIGN_OR_RETURN(Recipe recipe,
-                            load_recipe(schema, fs, arguments.recipe_path, arguments.overrides));
-  LOCKSTEP_ASSIGN_OR_RETURN(
-      DatasetSplits data,
-      datasets.open(recipe.data().name, fs, recipe.data().path, recipe.data().own));
-  return TrainerParts{std::move(recipe), std::move(schema), std::move(data),
-                      [models](const SampleSpec& spec, const Recipe& with) {
-                        return models->make(with.model().name, with.model().own, spec);
-                      }};
-}
-
 Result<ExitCode> train(World& world, const TrainArguments& arguments) {
-  auto parts = load(arguments);
+  auto parts = load_parts(arguments.recipe_path, arguments.overrides);
   LOCKSTEP_RETURN_IF_ERROR(world.control_plane().vote("recipe and data",
                                                       parts.is_ok() ? Status::ok() : parts.status(),
                                                       Deadline::after_s(kOpenTimeoutS)));

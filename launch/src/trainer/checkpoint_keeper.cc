@@ -1,6 +1,7 @@
 #include "checkpoint_keeper.h"
 
 #include "lockstep/checkpoint/params_load.h"
+#include "lockstep/checkpoint/weights_file.h"
 #include "lockstep/core/base/caught.h"
 #include "lockstep/core/base/text.h"
 
@@ -12,6 +13,7 @@ constexpr std::string_view kUserPrefix = "user.";
 constexpr size_t kMaxToldTensors = 20;
 constexpr double kDigestTimeoutS = 600;
 constexpr double kFenceTimeoutS = 60;
+constexpr double kWeightsTimeoutS = 1800;
 
 std::string steps_text(const std::vector<int64_t>& steps) {
   std::string text;
@@ -250,6 +252,19 @@ Result<ResumePoint> CheckpointKeeper::load_params_only(const TrainerOptions& opt
   ResumePoint point;
   point.path = options.resume;
   return point;
+}
+
+Result<WeightsReport> CheckpointKeeper::take_weights(const std::string& path) {
+  const auto mine =
+      caught([&] { return import_weights(posix_file_system(), path, schema_, owned_); });
+  LOCKSTEP_RETURN_IF_ERROR(parallel_.world().control_plane().vote(
+      "reading the weights", mine.status(), Deadline::after_s(kWeightsTimeoutS)));
+  LOCKSTEP_RETURN_IF_ERROR(parallel_.publish_restored_state());
+  WeightsReport report;
+  report.num_tensors = mine->num_tensors;
+  report.bytes = mine->bytes;
+  report.kept = mine->kept;
+  return report;
 }
 
 Result<int64_t> CheckpointKeeper::roll_back() {

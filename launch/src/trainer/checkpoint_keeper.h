@@ -57,6 +57,10 @@ class CheckpointKeeper final : public StateKeeper {
   /// Collective; errors as load_params.
   Result<ResumePoint> load_params_only(const TrainerOptions& options);
 
+  /// At the start of a run, instead of resume(): fills the model from a safetensors file.
+  /// Collective; errors as import_weights().
+  Result<WeightsReport> take_weights(const std::string& path);
+
   /// Digest of parameters and buffers, or of the whole state, as they are now. Collective.
   Result<std::string> live_params_digest();
   Result<std::string> live_state_digest(const std::vector<int64_t>& skipped_steps);

@@ -54,6 +54,12 @@ Json saves_json(const SaveSummary& saves, int64_t interval_steps) {
 
 }  // namespace
 
+std::string WeightsReport::to_json() const {
+  const Json json = {{"path", path}, {"num_tensors", num_tensors}, {"bytes", bytes},
+                     {"kept", kept}, {"recipe_hash", recipe_hash}, {"state_digest", state_digest}};
+  return json.dump(2) + "\n";
+}
+
 std::string TrainReport::to_json() const {
   Json json = {{"status", end_name(end)},
                {"world_size", world_size},

@@ -13,6 +13,7 @@
 #include "lockstep/distributed/random.h"
 #include "lockstep/launch/lifecycle.h"
 #include "progress.h"
+#include "rank_zero_observers.h"
 #include "run_files.h"
 #include "training_engine.h"
 #include "training_setup.h"
@@ -31,40 +32,6 @@ double percentile(std::vector<double> values, double share) {
   std::sort(values.begin(), values.end());
   return values[static_cast<size_t>(share * static_cast<double>(values.size() - 1) + 0.5)];
 }
-
-// The observers of rank 0. One of them failing is rank 0's alone to know, so the error is handed to
-// the engine, which ends the next step with it on every rank.
-class RankZeroObservers final : public StepObserver {
- public:
-  RankZeroObservers(std::vector<StepObserver*> observers, TrainingEngine& engine)
-      : observers_(std::move(observers)), engine_(engine) {}
-  Status on_step(const StepRecord& record) override {
-    return tell([&](StepObserver* o) { return o->on_step(record); });
-  }
-  Status on_evaluation(const EvalRecord& record) override {
-    return tell([&](StepObserver* o) { return o->on_evaluation(record); });
-  }
-  Status on_save(const SaveRecord& record) override {
-    return tell([&](StepObserver* o) { return o->on_save(record); });
-  }
-  Status on_interval(const IntervalRecord& record) override {
-    return tell([&](StepObserver* o) { return o->on_interval(record); });
-  }
-  Status on_roll_back(int64_t num_steps, std::string_view reason) override {
-    return tell([&](StepObserver* o) { return o->on_roll_back(num_steps, reason); });
-  }
-
- private:
-  template <typename F>
-  Status tell(F&& what) {
-    for (StepObserver* observer : observers_) {
-      if (Status status = what(observer); !status.is_ok()) engine_.fail_next_step(status);
-    }
-    return Status::ok();
-  }
-  std::vector<StepObserver*> observers_;
-  TrainingEngine& engine_;
-};
 
 }  // namespace
 
@@ -107,6 +74,7 @@ struct Trainer::Impl {
   Result<TrainReport> report(const LoopReport& loop, const ResumePoint& start);
   Result<std::vector<RankMemory>> gather_memory();
   Status write_report(const TrainReport& report);
+  Status close(const Status& mine);
 };
 
 Status Trainer::Impl::resolve_recipe() {
@@ -327,15 +295,34 @@ Result<TrainReport> Trainer::run() {
   LOCKSTEP_ASSIGN_OR_RETURN(TrainReport report, impl.report(done, start));
   report.saves = account.summary(loop_ms);
   if (impl.progress) impl.progress->on_end(report.saves);
-  Status closed = impl.metrics ? impl.metrics->close() : Status::ok();
-  if (closed.is_ok()) closed = impl.write_report(report);
-  closed = impl.vote("closing the run", closed);
-  // The attempt is over, whatever became of the report.
-  if (impl.checkpointer) {
-    LOCKSTEP_RETURN_IF_ERROR(impl.vote("closing the attempt", impl.checkpointer->close()));
-    LOCKSTEP_RETURN_IF_ERROR(impl.checkpoint_plane->shutdown(start_deadline()));
+  const Status written = impl.metrics ? impl.metrics->close() : Status::ok();
+  LOCKSTEP_RETURN_IF_ERROR(impl.close(written.is_ok() ? impl.write_report(report) : written));
+  return report;
+}
+
+// `mine`: how closing the run's files went on this rank. The attempt is over all the same.
+Status Trainer::Impl::close(const Status& mine) {
+  const Status closed = vote("closing the run", mine);
+  if (checkpointer) {
+    LOCKSTEP_RETURN_IF_ERROR(vote("closing the attempt", checkpointer->close()));
+    LOCKSTEP_RETURN_IF_ERROR(checkpoint_plane->shutdown(start_deadline()));
   }
-  LOCKSTEP_RETURN_IF_ERROR(closed);
+  return closed;
+}
+
+Result<WeightsReport> Trainer::start_from_weights(const std::string& weights_path) {
+  Impl& impl = *impl_;
+  LOCKSTEP_CHECK(impl.checkpointer && impl.options.resume == "never",
+                 "a start from weights needs a run directory and resume \"never\"");
+  LOCKSTEP_RETURN_IF_ERROR(impl.resume().status());
+  LOCKSTEP_ASSIGN_OR_RETURN(WeightsReport report, impl.keeper->take_weights(weights_path));
+  LOCKSTEP_ASSIGN_OR_RETURN(const SaveRecord saved, impl.keeper->save(0, std::nullopt, {}));
+  LOCKSTEP_RETURN_IF_ERROR(saved.status);
+  report.path = RunPaths{impl.options.run_dir}.generation({saved.generation, 0});
+  report.state_digest = saved.state_digest;
+  report.recipe_hash = impl.parts.recipe.hash();
+  LOCKSTEP_RETURN_IF_ERROR(impl.open_run_files(0));
+  LOCKSTEP_RETURN_IF_ERROR(impl.close(impl.metrics ? impl.metrics->close() : Status::ok()));
   return report;
 }
 

@@ -38,7 +38,7 @@ TEST_F(AbuseFolder, AFileWithTheNameOfACheckpointStopsTheRun) {
 TEST_F(AbuseFolder, FilesThatWereAddedAreToldByVerifyAndHarmNothing) {
   overwrite_file(fs_, path_join(newest_, "shard-00003-of-00004.safetensors"), "x");
   overwrite_file(fs_, path_join(newest_, "notes.txt"), "x");
-  const auto report = verify_checkpoint(fs_, newest_, 1);
+  const auto report = verify_checkpoint(fs_, newest_);
   ASSERT_TRUE(report.is_ok());
   ASSERT_EQ(report->problems.size(), 2U);
   EXPECT_THAT(report->problems[0], HasSubstr(path_join(newest_, "notes.txt")));
@@ -153,7 +153,7 @@ TEST_F(AbuseFolder, ACheckpointThatIsDeletedWhileItIsRead) {
 TEST_F(AbuseFolder, ACheckpointThatIsDeletedUnderATool) {
   const auto tools = std::vector<std::function<Status(FileSystem&)>>{
       [&](FileSystem& fs) {
-        const auto report = verify_checkpoint(fs, newest_, 2);
+        const auto report = verify_checkpoint(fs, newest_, {.num_threads = 2});
         if (!report.is_ok()) return report.status();
         return report->is_good() ? Status::ok() : corruption_error(join(report->problems, "\n"));
       },
@@ -244,7 +244,7 @@ TEST_F(AbusePosix, PathsWithSpacesAndOddLetters) {
   const auto restored = restore(read);
   ASSERT_TRUE(restored.is_ok()) << restored.status().message();
   EXPECT_TRUE(read == new_);
-  EXPECT_TRUE(verify_checkpoint(fs_, newest_, 2)->is_good());
+  EXPECT_TRUE(verify_checkpoint(fs_, newest_, {.num_threads = 2})->is_good());
   EXPECT_EQ(list_checkpoints(fs_, run_)->size(), 2U);
   const std::string out = run_ + "/w \xc3\xa9.safetensors";
   EXPECT_TRUE(export_checkpoint(fs_, newest_, out, true).is_ok());
@@ -264,7 +264,7 @@ TEST_F(AbusePosix, LinksAreNotFollowed) {
       EXPECT_THAT(refused.status().message(), HasSubstr(path));
       EXPECT_THAT(refused.status().message(), HasSubstr("symbolic links are not followed"));
     }
-    EXPECT_EQ(verify_checkpoint(fs_, newest_, 1).status().code(), StatusCode::kIoError);
+    EXPECT_EQ(verify_checkpoint(fs_, newest_).status().code(), StatusCode::kIoError);
     EXPECT_EQ(export_checkpoint(fs_, newest_, root_ + "/out", false).status().code(),
               StatusCode::kIoError);
     EXPECT_TRUE(exists(fs_, newest_).value()) << "nothing was moved";
@@ -305,7 +305,7 @@ TEST_F(AbusePosix, AHeaderOfMoreThanReadersTakeIsNotRead) {
   const auto refused = restore(read, newest_);
   EXPECT_EQ(refused.status().code(), StatusCode::kCorruption);
   EXPECT_THAT(refused.status().message(), HasSubstr("a header of 100000001 bytes"));
-  EXPECT_THAT(verify_checkpoint(fs_, newest_, 1)->problems.at(0), HasSubstr("at most 100000000"));
+  EXPECT_THAT(verify_checkpoint(fs_, newest_)->problems.at(0), HasSubstr("at most 100000000"));
 }
 
 }  // namespace

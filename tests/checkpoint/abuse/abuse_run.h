@@ -121,7 +121,7 @@ class AbuseRun : public ::testing::Test {
   }
 
   void expect_tools_refuse(StatusCode code, const std::string& message, Where where) {
-    const auto verified = verify_checkpoint(fs_, newest_, 2);
+    const auto verified = verify_checkpoint(fs_, newest_);
     if (code == StatusCode::kCorruption) {
       ASSERT_TRUE(verified.is_ok()) << verified.status().message();
       EXPECT_THAT(join(verified->problems, "\n"), HasSubstr(message));

@@ -1,8 +1,9 @@
 #pragma once
 // What people and scripts do with checkpoints, without MPI, ranks or a running training: look,
-// verify, compare, take weights out. Each tool returns data; ckpt_tools_print.h makes text or JSON
-// of it. Thread-safety: any thread. Errors of all: kNotFound, kIoError; kCorruption naming file,
-// tensor and block.
+// verify, compare, take weights out, cut for another world, delete. Each tool returns data;
+// ckpt_tools_print.h makes text or JSON of it. Memory is bounded, however large a checkpoint is: a
+// few MiB a thread and 16 bytes a block. Thread-safety: any thread. Errors of all: kNotFound,
+// kIoError; kCorruption naming file, tensor and block.
 
 #include <cstdint>
 #include <functional>
@@ -15,6 +16,15 @@
 #include "lockstep/checkpoint/retention.h"
 
 namespace lockstep {
+
+/// How many bytes of how many a tool is done with. Called from any thread, one at a time.
+using OnProgress = std::function<void(uint64_t done_bytes, uint64_t total_bytes)>;
+
+/// How a tool goes about long work.
+struct ToolRun {
+  int num_threads = 1;
+  OnProgress on_progress = {};
+};
 
 struct CheckpointSummary {
   std::string path;
@@ -41,9 +51,11 @@ struct VerifyReport {
   std::vector<std::string> problems;  ///< each names file, tensor and block; sorted
   bool is_good() const { return problems.empty(); }
 };
-/// Reads all of a checkpoint on `num_threads` threads and recomputes its state digest. Content that
-/// is wrong is in the report; only what keeps it from being read is an error.
-Result<VerifyReport> verify_checkpoint(FileSystem& fs, const std::string& path, int num_threads);
+/// Reads all of a checkpoint, from the disk and not from the page cache where the system allows
+/// that, and recomputes its state digest. Content that is wrong is in the report; only what keeps
+/// it from being read is an error.
+Result<VerifyReport> verify_checkpoint(FileSystem& fs, const std::string& path,
+                                       const ToolRun& how = {});
 
 struct TensorDiff {
   std::string name;      ///< "weight" for values, "adamw.exp_avg/weight" for optimizer state
@@ -61,9 +73,10 @@ struct DiffReport {
   bool is_equal() const { return tensors.empty() && scalars.empty(); }
 };
 /// Compares bit for bit, element by element in row-major order, by tensor name: other world sizes,
-/// storage orders or registration orders do not matter.
+/// storage orders or registration orders do not matter. Cost: a tensor that the two store in
+/// different orders is held as a whole from the first dimension that is moved.
 Result<DiffReport> diff_checkpoints(FileSystem& fs, const std::string& path_a,
-                                    const std::string& path_b);
+                                    const std::string& path_b, const ToolRun& how = {});
 
 struct ExportReport {
   std::string path;
@@ -72,9 +85,29 @@ struct ExportReport {
 };
 /// Writes whole tensors in row-major order into one safetensors file: parameters, with `all` also
 /// buffers and optimizer state. The file appears whole or not at all. Errors: also kAlreadyExists
-/// when `out_path` is taken.
+/// when `out_path` is taken. Cost: as diff_checkpoints for tensors not stored in row-major order.
 Result<ExportReport> export_checkpoint(FileSystem& fs, const std::string& path,
-                                       const std::string& out_path, bool all);
+                                       const std::string& out_path, bool all,
+                                       const ToolRun& how = {});
+
+struct ReshardReport {
+  std::string path;
+  int64_t world_size = 0;
+  int64_t old_world_size = 0;
+  uint64_t bytes = 0;  ///< of all shards
+  uint64_t largest_shard_bytes = 0;
+  Hash128 state_digest;  ///< of both: it was computed from what was written
+  double seconds = 0;
+};
+/// Writes the checkpoint once more, cut for another number of ranks: same state, step, generation
+/// and digest. (Restoring never needs that; archives and other programs may.) The folder appears
+/// whole, durably, or not at all; what a killed one left is removed by the next.
+/// Errors: also kAlreadyExists when `out_path` is taken; kInvalidArgument for a world of less than
+/// 1 or more than 100,000, or when `out_path` has the name of another checkpoint;
+/// kResourceExhausted.
+Result<ReshardReport> reshard_checkpoint(FileSystem& fs, const std::string& path,
+                                         int64_t world_size, const std::string& out_path,
+                                         const ToolRun& how = {});
 
 struct PruneOptions {
   RetentionPolicy policy;
@@ -82,7 +115,7 @@ struct PruneOptions {
   /// Also while an attempt of the run lives. That one is not disturbed; a start meanwhile ends
   /// this.
   bool while_running = false;
-  int num_threads = 1;     ///< that read the newest checkpoint before anything is deleted
+  ToolRun how;             ///< the newest checkpoint is read before anything is deleted
   AttemptOptions attempt;  ///< fs and run_dir are filled in
 };
 struct PruneItem {

@@ -3,6 +3,7 @@
 // fit. Pure.
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "lockstep/core/flat/state.h"
@@ -30,7 +31,8 @@ struct ModelDifference {
 /// Empty exactly when a checkpoint of `found` fits a model of `wanted`.
 std::vector<ModelDifference> compare_models(const StateSchema& wanted, const StateSchema& found);
 
-/// One line each, at most `max_lines`, then how many more.
-std::string differences_text(const std::vector<ModelDifference>& differences, size_t max_lines);
+/// One line each, at most `max_lines`, then how many more. `found_in` is what lacks or has it.
+std::string differences_text(const std::vector<ModelDifference>& differences, size_t max_lines,
+                             std::string_view found_in = "the checkpoint");
 
 }  // namespace lockstep

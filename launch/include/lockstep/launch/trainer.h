@@ -79,6 +79,18 @@ struct TrainReport {
   std::string to_json() const;
 };
 
+/// What a run was started from.
+struct WeightsReport {
+  std::string path;  ///< of the checkpoint of step 0
+  int64_t num_tensors = 0;
+  uint64_t bytes = 0;
+  std::vector<std::string> kept;  ///< buffers that the file does not have
+  std::string recipe_hash;
+  std::string state_digest;
+  /// As one JSON object with these members.
+  std::string to_json() const;
+};
+
 /// Numbers and texts of the caller's that travel in checkpoints beside the model's state, e.g. the
 /// position in a curriculum. (Tensors travel as buffers or as parameters without a gradient of the
 /// module.) Both functions are called on every rank; what they see must be the same on all.
@@ -117,6 +129,13 @@ class Trainer {
   /// run, so that whatever happens to this start, the run goes on from there.
   /// Collective. Errors: those of restore, of the data, of peers; every rank gets the same one.
   Result<TrainReport> run();
+
+  /// Instead of run(): fills the model with the weights of a safetensors file (weights_file.h says
+  /// which it takes), saves that as the run's checkpoint of step 0 and ends this start. The next
+  /// one goes on from there. Requires: a run directory; resume "never".
+  /// Collective. Errors: as run(); kInvalidArgument with every difference when the file is of
+  /// another model.
+  Result<WeightsReport> start_from_weights(const std::string& weights_path);
 
  private:
   struct Impl;

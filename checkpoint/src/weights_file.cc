@@ -1,0 +1,194 @@
+#include "lockstep/checkpoint/weights_file.h"
+
+#include <algorithm>
+#include <map>
+
+#include "block_hashes.h"
+#include "lockstep/checkpoint/model_difference.h"
+#include "lockstep/checkpoint/safetensors.h"
+#include "lockstep/core/base/text.h"
+#include "tensor_reader.h"
+
+namespace lockstep {
+namespace {
+
+constexpr size_t kMaxDifferenceLines = 20;
+
+class WeightsFile {
+ public:
+  WeightsFile(std::unique_ptr<ReadableFile> file, SafetensorsHeader header, std::string path)
+      : file_(std::move(file)), header_(std::move(header)), path_(std::move(path)) {
+    for (const SafetensorsEntry& entry : header_.tensors) by_name_[entry.name] = &entry;
+  }
+
+  /// Entries under the tensor's name and aliases.
+  std::vector<const SafetensorsEntry*> entries_of(const TensorSpec& spec) const {
+    std::vector<const SafetensorsEntry*> entries;
+    const auto add = [&](const std::string& name) {
+      const auto it = by_name_.find(name);
+      if (it != by_name_.end()) entries.push_back(it->second);
+    };
+    add(spec.name);
+    for (const std::string& alias : spec.aliases) add(alias);
+    return entries;
+  }
+
+  /// OK when the file is of a model with this layout.
+  Status check_fit(const FlatLayout& layout) const {
+    std::vector<ModelDifference> differences;
+    size_t num_used = 0;
+    for (const FlatSpace& space : layout.spaces()) {
+      for (const TensorPlace& place : space.tensors) {
+        const TensorSpec& spec = place.spec;
+        const auto entries = entries_of(spec);
+        num_used += entries.size();
+        if (entries.empty() && space.role != SpaceRole::kBuffer)
+          differences.push_back({ModelDifference::Kind::kMissing, spec.name,
+                                 type_text(spec.dtype, spec.shape), "absent"});
+        for (const SafetensorsEntry* entry : entries) compare(spec, *entry, &differences);
+      }
+    }
+    if (num_used < by_name_.size()) add_unexpected(layout, &differences);
+    if (differences.empty()) return Status::ok();
+    return invalid_argument_error(cat(
+        path_, ": these weights are of another model, ", differences.size(),
+        " differences:", differences_text(differences, kMaxDifferenceLines, "the file"),
+        "\nMake the file with the names, shapes and dtypes that ckpt export of such a run writes"));
+  }
+
+  /// Tied names must not say different things.
+  Status check_tied(const TensorSpec& spec) const {
+    const auto entries = entries_of(spec);
+    std::vector<std::byte> a;
+    std::vector<std::byte> b;
+    for (size_t i = 1; i < entries.size(); ++i) {
+      const uint64_t bytes = entries[0]->end - entries[0]->begin;
+      for (uint64_t at = 0; at < bytes; at += kReadPieceBytes) {
+        a.resize(std::min(kReadPieceBytes, bytes - at));
+        b.resize(a.size());
+        LOCKSTEP_RETURN_IF_ERROR(read(*entries[0], at, a));
+        LOCKSTEP_RETURN_IF_ERROR(read(*entries[i], at, b));
+        if (a == b) continue;
+        return invalid_argument_error(cat(path_, ": ", entries[0]->name, " and ", entries[i]->name,
+                                          " are one tensor in this model, but differ in the file"));
+      }
+    }
+    return Status::ok();
+  }
+
+  Status read(const SafetensorsEntry& entry, uint64_t skip, std::span<std::byte> out) const {
+    return file_->read(header_.data_offset + entry.begin + skip, out);
+  }
+
+ private:
+  static std::string type_text(Dtype dtype, const std::vector<int64_t>& shape) {
+    return cat(dtype_name(dtype), " ", shape_text(shape));
+  }
+
+  static void compare(const TensorSpec& spec, const SafetensorsEntry& entry,
+                      std::vector<ModelDifference>* differences) {
+    if (spec.shape != entry.shape) {
+      differences->push_back({ModelDifference::Kind::kShape, entry.name, shape_text(spec.shape),
+                              shape_text(entry.shape)});
+    } else if (spec.dtype != entry.dtype) {
+      differences->push_back({ModelDifference::Kind::kDtype, entry.name,
+                              std::string(dtype_name(spec.dtype)),
+                              std::string(dtype_name(entry.dtype))});
+    }
+  }
+
+  void add_unexpected(const FlatLayout& layout, std::vector<ModelDifference>* differences) const {
+    auto rest = by_name_;
+    for (const FlatSpace& space : layout.spaces()) {
+      for (const TensorPlace& place : space.tensors) {
+        rest.erase(place.spec.name);
+        for (const std::string& alias : place.spec.aliases) rest.erase(alias);
+      }
+    }
+    for (const auto& [name, entry] : rest) {
+      differences->push_back({ModelDifference::Kind::kUnexpected, name, "absent",
+                              type_text(entry->dtype, entry->shape)});
+    }
+  }
+
+  std::unique_ptr<ReadableFile> file_;
+  SafetensorsHeader header_;
+  std::string path_;
+  std::map<std::string, const SafetensorsEntry*> by_name_;
+};
+
+/// Reads the elements [first, end) of a tensor, in storage order, to where `to` begins.
+Status read_part(const WeightsFile& file, const SafetensorsEntry& entry, const TensorPlace& place,
+                 ElemRun part, std::span<std::byte> to) {
+  const TensorSpec& spec = place.spec;
+  const int64_t elem_bytes = dtype_size_bytes(spec.dtype);
+  const int64_t unit = row_major_unit(spec);
+  if (unit == 1) return file.read(entry, static_cast<uint64_t>(part.first * elem_bytes), to);
+  std::vector<std::byte> row_major;
+  std::vector<std::byte> stored;
+  for (int64_t first = part.first / unit * unit; first < part.end;) {
+    const ElemRun elems = next_elems(place, first, unit, kReadPieceBytes);
+    row_major.resize(static_cast<size_t>(elems.num_elems() * elem_bytes));
+    stored.resize(row_major.size());
+    LOCKSTEP_RETURN_IF_ERROR(
+        file.read(entry, static_cast<uint64_t>(elems.first * elem_bytes), row_major));
+    from_row_major(spec, row_major, stored);
+    const ElemRun common{std::max(part.first, elems.first), std::min(part.end, elems.end)};
+    const auto bytes = std::span<const std::byte>(stored).subspan(
+        static_cast<size_t>((common.first - elems.first) * elem_bytes),
+        static_cast<size_t>(common.num_elems() * elem_bytes));
+    std::copy(bytes.begin(), bytes.end(), to.begin() + (common.first - part.first) * elem_bytes);
+    first = elems.end;
+  }
+  return Status::ok();
+}
+
+/// As much of every tensor as lies in the slice.
+Status fill_slice(const WeightsFile& file, const FlatSpace& space, const StateSlice& slice) {
+  const ElemRun owned = space.elems_of(slice.blocks);
+  const int64_t elem_bytes = dtype_size_bytes(space.dtype);
+  for (const TensorPlace& place : space.tensors) {
+    const ElemRun common{std::max(owned.first, place.offset_elems),
+                         std::min(owned.end, place.offset_elems + place.spec.num_elems())};
+    const auto entries = file.entries_of(place.spec);
+    if (common.first >= common.end || entries.empty()) continue;
+    const ElemRun part{common.first - place.offset_elems, common.end - place.offset_elems};
+    LOCKSTEP_RETURN_IF_ERROR(read_part(
+        file, *entries.front(), place, part,
+        slice.bytes.subspan(static_cast<size_t>((common.first - owned.first) * elem_bytes),
+                            static_cast<size_t>(common.num_elems() * elem_bytes))));
+  }
+  return Status::ok();
+}
+
+}  // namespace
+
+Result<ImportedWeights> import_weights(FileSystem& fs, const std::string& path,
+                                       const StateSchema& schema, const OwnedState& into) {
+  LOCKSTEP_ASSIGN_OR_RETURN(auto opened, fs.open_read(fs.follow_links(path)));
+  LOCKSTEP_ASSIGN_OR_RETURN(SafetensorsHeader header, read_safetensors_header(*opened, path));
+  const WeightsFile file(std::move(opened), std::move(header), path);
+  LOCKSTEP_RETURN_IF_ERROR(file.check_fit(schema.layout));
+  ImportedWeights imported;
+  for (const FlatSpace& space : schema.layout.spaces()) {
+    for (const TensorPlace& place : space.tensors) {
+      if (file.entries_of(place.spec).empty()) {
+        imported.kept.push_back(place.spec.name);
+        continue;
+      }
+      LOCKSTEP_RETURN_IF_ERROR(file.check_tied(place.spec));
+      ++imported.num_tensors;
+      imported.bytes +=
+          static_cast<uint64_t>(place.spec.num_elems() * dtype_size_bytes(place.spec.dtype));
+    }
+  }
+  for (const StateSlice& slice : into.slices) {
+    const FlatSpace* space = schema.layout.find(slice.kind.space);
+    LOCKSTEP_CHECK(space != nullptr, "a slice of an unknown space ", slice.kind.space);
+    if (slice.kind.kind != value_kind(space->role)) continue;
+    LOCKSTEP_RETURN_IF_ERROR(fill_slice(file, *space, slice));
+  }
+  return imported;
+}
+
+}  // namespace lockstep
