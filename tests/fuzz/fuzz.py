@@ -4,6 +4,9 @@
     tests/fuzz/fuzz.py build                             configures and builds tests/fuzz/project
     tests/fuzz/fuzz.py run manifest --seconds 10         one target; what ctest does
     tests/fuzz/fuzz.py campaign --executions 10000000    all targets in turn; adds a run to benchmarks/results
+    tests/fuzz/fuzz.py campaign names --executions 1000000    one target
+
+Ctrl-C ends a campaign early; what was done until then is written as well.
 
 A target starts from tests/fuzz/seeds/<target> and what earlier runs in the same build folder found. What it trips over is
 left in <build>/found/<target>; put it into the seeds, with a test of its own, once it is mended. LOCKSTEP_FUZZ_SECONDS
@@ -15,6 +18,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -66,6 +70,7 @@ def start(folder, target, limits):
     command = [str(folder / f"{target}_fuzz"), f"-dict={HERE / 'dictionaries' / DICTIONARIES[target]}.dict", *LIMITS,
                *QUICK, *limits, "-print_final_stats=1", f"-artifact_prefix={found}/", str(corpus), *seeds]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, errors="replace",
+                            start_new_session=True,  # Ctrl-C is for the campaign, which ends it gracefully
                             env={**os.environ, "ASAN_OPTIONS": ASAN})
 
 
@@ -112,29 +117,47 @@ def progress(done, total, target, start_time):
     sys.stderr.flush()
 
 
-def campaign(folder, executions):
+def run_to_count(folder, target, executions, tell):
+    """Runs one target. Its figures, and whether it was ended early; None when it found something."""
+    since, lines, is_cut = time.monotonic(), [], False
+    process = start(folder, target, [f"-runs={executions}"])
+    while True:
+        try:
+            for line in process.stderr:
+                lines.append(line)
+                if found := re.match(r"#(\d+)\s", line):
+                    tell(int(found[1]))
+            break
+        except KeyboardInterrupt:
+            is_cut = True
+            process.send_signal(signal.SIGUSR1)  # libFuzzer ends, and says what it did
+    if process.wait() != 0:
+        tell_found(folder, target, lines)
+        return None, is_cut
+    told = figures(lines)
+    told["seconds"] = round(time.monotonic() - since, 1)
+    told["seeds"] = len(list((HERE / "seeds" / target).iterdir()))
+    told["reports"] = 0
+    return told, is_cut
+
+
+def campaign(folder, executions, targets):
     sys.path.insert(0, str(ROOT / "benchmarks"))
     from machine import add_run, machine, result_path
     result = machine()
-    result["command"] = f"tests/fuzz/fuzz.py campaign --executions {executions}"
+    result["command"] = " ".join(["tests/fuzz/fuzz.py campaign", *(targets if len(targets) == 1 else []),
+                                  f"--executions {executions}"])
     result["targets"] = {}
-    done, begin = 0, time.monotonic()
-    for target, share in SHARES.items():
-        since, lines = time.monotonic(), []
-        process = start(folder, target, [f"-runs={int(executions * share)}"])
-        for line in process.stderr:
-            lines.append(line)
-            if found := re.match(r"#(\d+)\s", line):
-                progress(done + int(found[1]), executions, target, begin)
-        if process.wait() != 0:
-            tell_found(folder, target, lines)
+    done, begin, whole = 0, time.monotonic(), sum(SHARES[target] for target in targets)
+    for target in targets:
+        told, is_cut = run_to_count(folder, target, int(executions * SHARES[target] / whole),
+                                    lambda count: progress(done + count, executions, target, begin))
+        if told is None:
             return 1
-        told = figures(lines)
         done += told["executions"]
-        told["seconds"] = round(time.monotonic() - since, 1)
-        told["seeds"] = len(list((HERE / "seeds" / target).iterdir()))
-        told["reports"] = 0
         result["targets"][target] = told
+        if is_cut:
+            break
     result["executions"] = done
     result["seconds"] = round(time.monotonic() - begin, 1)
     path = result_path("fuzz", result["date"])
@@ -156,7 +179,9 @@ def main():
             parser.error("run needs a target")
         return run(chosen.build, chosen.target, chosen.seconds)
     rc = build(chosen.build)
-    return rc if chosen.what == "build" or rc != 0 else campaign(chosen.build, chosen.executions)
+    if chosen.what == "build" or rc != 0:
+        return rc
+    return campaign(chosen.build, chosen.executions, [chosen.target] if chosen.target else list(SHARES))
 
 
 if __name__ == "__main__":

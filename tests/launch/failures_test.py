@@ -196,6 +196,27 @@ class BadInput(runs.Case):
         self.assertEqual(done.returncode, 74, done.stderr[-3000:])
         self.assertIn("the one before it is untouched", done.stderr)
 
+    def test_a_read_only_disk_is_read_and_not_written(self):
+        unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
+        if subprocess.run([*unshare, "mount", "-t", "tmpfs", "none", "/mnt"], stderr=subprocess.DEVNULL).returncode != 0:
+            self.skipTest("this machine lets nobody mount a disk")
+        recipe = self.recipe(runs.MLP)
+        disk, other = self.path("disk"), self.path("a run \u00fc $HOME")
+        os.mkdir(disk)
+        train = shlex.join(self.command(2, "train", recipe, "--run-dir", disk + "/run", "--stop-after", "4"))
+        again = shlex.join(self.command(2, "train", recipe, "--run-dir", disk + "/run"))
+        checkpoint = disk + "/run/checkpoints/gen-000001-step-0000000004"
+        verify = shlex.join([runs.LOCKSTEP, "ckpt", "verify", checkpoint])
+        branch = shlex.join(self.command(2, "train", recipe, "--run-dir", other, "--resume", checkpoint))
+        done = subprocess.run([*unshare, "sh", "-c",
+                               f"mount -t tmpfs none {disk} && {train} && mount -o remount,ro {disk} || exit 90; "
+                               f"{again}; [ $? = 74 ] || exit 91; {verify} || exit 92; {branch} || exit 93"],
+                              env=runs.environment(), capture_output=True, text=True, timeout=runs.TIMEOUT_S)
+        self.assertEqual(done.returncode, 0, done.stderr[-3000:])
+        self.assertIn(disk + "/run", done.stderr)
+        self.assertIn("Read-only file system", done.stderr)
+        self.assertTrue(os.path.exists(os.path.join(other, "checkpoints")))
+
     def test_second_run_in_the_directory_of_a_living_one(self):
         recipe = self.recipe(runs.MLP)
         run = self.path("run")
