@@ -8,9 +8,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <stdexcept>
 #include <vector>
 
 #include "disk_probe.h"
@@ -89,6 +91,22 @@ nlohmann::json summary(std::vector<double> values) {
   return {{"median", values[values.size() / 2]}, {"min", values.front()}, {"max", values.back()}};
 }
 
+uint64_t status_bytes(const std::string& key) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with(key)) return std::stoull(line.substr(key.size() + 1)) * 1024;
+  }
+  throw std::runtime_error(key + " is not in /proc/self/status");
+}
+
+/// By how much the process grew at most while `body` ran.
+uint64_t growth_bytes(const std::function<void()>& body) {
+  std::ofstream("/proc/self/clear_refs") << "5";  // the peak begins anew
+  const uint64_t before = status_bytes("VmRSS:");
+  body();
+  return std::max(status_bytes("VmHWM:"), before) - before;
+}
+
 class Bench {
  public:
   Bench(World& world, const BenchOptions& options)
@@ -128,6 +146,7 @@ class Bench {
     report["bytes_written_to_unique_bytes"] =
         static_cast<double>(total_bytes_) /
         static_cast<double>(3 * state_.schema().layout.spaces().front().num_bytes());
+    report["growth_bytes"] = growth_bytes_;
     report["parts_ms"] = parts_ms_;
     return report;
   }
@@ -159,9 +178,13 @@ class Bench {
     const Deadline soon = Deadline::after_s(600);
     Communicator& communicator = world_.communicator();
     require(communicator.barrier("start of a measurement", soon));
-    Stopwatch watch;
-    body();
-    const double mine = watch.elapsed_s();
+    double mine = 0;
+    const uint64_t growth = growth_bytes([&] {
+      const Stopwatch watch;
+      body();
+      mine = watch.elapsed_s();
+    });
+    if (growth > growth_bytes_[name]) growth_bytes_[name] = growth;
     std::vector<double> all(static_cast<size_t>(world_.world_size()));
     require(communicator.all_gather(std::as_bytes(std::span(&mine, 1)),
                                     std::as_writable_bytes(std::span(all)), "times", soon));
@@ -232,6 +255,7 @@ class Bench {
   uint64_t own_bytes_read_ = 0;
   uint64_t staging_bytes_ = 0;
   nlohmann::json parts_ms_;
+  std::map<std::string, uint64_t> growth_bytes_;  // of rank 0, the most over the rounds
   std::map<std::string, std::vector<double>> seconds_;
 };
 
