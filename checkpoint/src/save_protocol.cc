@@ -192,13 +192,11 @@ Status SaveProtocol::check_space() const {
 }
 
 void SaveProtocol::begin_stage() {
-  const Stopwatch watch;
   const CheckpointerOptions& options = *context_.options;
   own_status_ = caught([&] {
     return context_.staging->begin(*request_.schema, *request_.owned, context_.staging_budget_bytes,
                                    options.staging_piece_bytes);
   });
-  report_.stage_ms = watch.elapsed_ms();
 }
 
 void SaveProtocol::stage_what_fits() {
@@ -211,7 +209,6 @@ void SaveProtocol::stage_rest() {
 }
 
 void SaveProtocol::fill_while(const std::function<bool()>& goes_on) {
-  const Stopwatch watch;
   Staging& staging = *context_.staging;
   const Status status = caught([&] {
     while (!staging.is_filled() && goes_on()) {
@@ -220,7 +217,6 @@ void SaveProtocol::fill_while(const std::function<bool()>& goes_on) {
     return Status::ok();
   });
   if (!status.is_ok()) staging.stop(status);  // write() finds it and tells
-  report_.stage_ms += watch.elapsed_ms();
 }
 
 void SaveProtocol::write(bool stages_itself) {
@@ -249,6 +245,7 @@ void SaveProtocol::write(bool stages_itself) {
   report_.io_method = written_.method;
   report_.sync_ms = written_.sync_ms;
   report_.write_ms = watch.elapsed_ms();
+  report_.stage_ms = context_.staging->fill_ms();
   report_.staging_bytes = context_.staging->capacity_bytes();
 }
 

@@ -69,6 +69,7 @@ Status Staging::begin(const StateSchema& schema, const OwnedState& owned, uint64
   filled_.clear();
   num_taken_ = 0;
   stopped_ = Status::ok();
+  fill_ms_ = 0;
   layout_ = {};
   runs_.clear();
 
@@ -101,7 +102,8 @@ Status Staging::begin(const StateSchema& schema, const OwnedState& owned, uint64
   return Status::ok();
 }
 
-uint64_t Staging::capacity_bytes() const {
+uint64_t Staging::capacity_bytes() {
+  std::lock_guard lock(mutex_);
   return piece_bytes_ * buffers_.size() + 8 * hashes_.capacity();
 }
 
@@ -132,6 +134,7 @@ Result<size_t> Staging::free_buffer(Deadline deadline) {
 
 Status Staging::fill_next(Deadline deadline) {
   LOCKSTEP_CHECK(!is_filled(), "everything is staged");
+  const Stopwatch watch;
   LOCKSTEP_ASSIGN_OR_RETURN(const size_t index, free_buffer(deadline));
   const std::span<std::byte> to = buffers_[index].bytes().first(piece_bytes_);
   const uint64_t offset = next_offset_;
@@ -142,6 +145,7 @@ Status Staging::fill_next(Deadline deadline) {
   std::lock_guard lock(mutex_);
   next_offset_ = offset + bytes;
   filled_.push_back({index, offset, to.first(padded)});
+  fill_ms_ += watch.elapsed_ms();
   changed_.notify_all();
   return Status::ok();
 }
@@ -217,6 +221,11 @@ void Staging::give_back(const StagedPiece& piece) {
   std::lock_guard lock(mutex_);
   free_.push_back(piece.buffer);
   changed_.notify_all();
+}
+
+double Staging::fill_ms() {
+  std::lock_guard lock(mutex_);
+  return fill_ms_;
 }
 
 void Staging::stop(Status why) {

@@ -55,7 +55,7 @@ class Staging {
   const ShardLayout& layout() const { return layout_; }
   /// The checksum table, once is_filled().
   std::span<const std::byte> table() const { return std::as_bytes(std::span(hashes_)); }
-  uint64_t capacity_bytes() const;
+  uint64_t capacity_bytes();
 
   bool is_filled() const { return next_offset_ >= layout_.data_bytes(); }
   /// Whether fill_next() would not wait.
@@ -70,6 +70,9 @@ class Staging {
   /// Waits for a piece to take. Requires: !is_all_taken(). Errors: kTimeout; that of stop().
   Status wait_filled(Deadline deadline);
   void give_back(const StagedPiece& piece);
+
+  /// What the copying took so far, with waits for buffers.
+  double fill_ms();
 
   /// One side has failed: the other returns this instead of waiting.
   void stop(Status why);
@@ -102,6 +105,7 @@ class Staging {
   std::vector<StagedPiece> filled_;  // in order
   size_t num_taken_ = 0;
   size_t num_pieces_ = 0;
+  double fill_ms_ = 0;
   Status stopped_;
 };
 
