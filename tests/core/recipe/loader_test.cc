@@ -49,7 +49,9 @@ TEST(Loader, FillsTablesFromTextDefaultsAndOverrides) {
 
 // Found by tests/fuzz: the TOML parser's own assertions.
 TEST(Loader, TextThatItsParserAssumesNeverToSeeIsAnError) {
-  for (const char* text : {"[,]", "[\x01", "[[.a]]", "[ =", "[a.,]", ".a = 1", "[a]\n=1"}) {
+  for (const char* text :
+       {"[,]", "[\x01", "[[.a]]", "[ =", "[a.,]", ".a = 1", "[a]\n=1", "[ \xce\xab ",
+        "[a]\n\xc3\xbc = 1", "[a]\nb = \xd2\x99", "[a] \xc2\xa1"}) {
     EXPECT_EQ(parse(text).status().code(), StatusCode::kInvalidArgument) << text;
   }
 }
