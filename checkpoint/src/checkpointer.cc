@@ -25,7 +25,8 @@ struct Checkpointer::Impl {
   SaveOutcome last_outcome = SaveOutcome::kNone;
   SaveReport last_report;
   std::optional<SaveProtocol> protocol;  // of the save under way
-  Status status_of_save;                 // the thread's, until it is joined
+  bool has_cleaned_up = false;
+  Status status_of_save;  // the thread's, until it is joined
   std::atomic<bool> has_save_ended = false;
   std::thread behind;
 
@@ -36,10 +37,15 @@ struct Checkpointer::Impl {
   SaveContext save_context(bool is_behind);
   void require_no_save() const { LOCKSTEP_CHECK(!protocol, "a save is under way"); }
   Result<SaveReport> conclude_save(const SaveProtocol& done, const Status& status);
+  Status explained(const Status& status) const;
+  void clean_up();
   void warn_of_other_build(const Restored& restored) const;
 };
 
 namespace {
+
+/// By how much ranks that load a program, a model and data may come apart.
+constexpr double kStartSeconds = 50;
 
 Result<Attempt> begin_attempt(const CheckpointerOptions& options) {
   AttemptOptions attempt;
@@ -77,12 +83,12 @@ Result<Checkpointer> Checkpointer::open(const CheckpointerOptions& options) {
             : Result<std::string>(attempt.status());
     if (attempt.is_ok()) impl->attempt.emplace(std::move(*attempt));
   }
-  const Deadline deadline = Deadline::after_s(options.control_timeout_s + options.watch_s);
+  options.plane->begin_series();
+  const Deadline deadline =
+      Deadline::after_s(options.control_timeout_s + options.watch_s + kStartSeconds);
   LOCKSTEP_ASSIGN_OR_RETURN(const std::string text,
                             share(*options.plane, "beginning the attempt", number, deadline));
   impl->attempt_number = static_cast<int64_t>(Unpacker(text).number());
-  // Only now: deleting takes long, and the others wait no longer than for a file.
-  if (impl->attempt) impl->attempt->remove_doomed();
   return Checkpointer(std::move(impl));
 }
 
@@ -117,6 +123,7 @@ Result<std::optional<Restored>> Checkpointer::restore(const RestoreRequest& requ
   LOCKSTEP_CHECK(request.schema != nullptr && request.into != nullptr,
                  "restore needs a schema and memory");
   impl_->require_no_save();
+  impl_->options.plane->begin_series();
   RestoreProtocol protocol({&impl_->options, impl_->options.plane, impl_->paths,
                             impl_->attempt_or_null(), impl_->attempt_number},
                            request);
@@ -126,6 +133,8 @@ Result<std::optional<Restored>> Checkpointer::restore(const RestoreRequest& requ
     impl_->lowest_generation = (*restored)->generation + 1;
     impl_->warn_of_other_build(**restored);
   }
+  impl_->clean_up();
+  if (!restored.is_ok()) return impl_->explained(restored.status());
   return restored;
 }
 
@@ -167,12 +176,35 @@ Status write_and_commit(SaveProtocol& protocol, bool stages_itself) {
 
 }  // namespace
 
+/// Deletes what earlier attempts left, once, where nobody waits for rank 0: it may take long.
+void Checkpointer::Impl::clean_up() {
+  if (attempt && !has_cleaned_up) attempt->remove_doomed();
+  has_cleaned_up = true;
+}
+
+/// A newer attempt takes this one's folders away, and a rank that was frozen meanwhile finds its
+/// peers gone: errors that say nothing of the reason. Every rank can see it.
+Status Checkpointer::Impl::explained(const Status& status) const {
+  if (status.is_ok()) return status;
+  const auto newest = newest_attempt(*options.fs, paths);
+  if (!newest.is_ok() || *newest <= attempt_number) return status;
+  const std::string_view what = "has taken over from this one";
+  if (status.message().find(what) != std::string::npos) return status;
+  return aborted_error(cat(options.run_dir, ": attempt ", *newest, " ", what, " (attempt ",
+                           attempt_number,
+                           "); this one must stop. What it met: ", status.message()));
+}
+
 Result<SaveReport> Checkpointer::Impl::conclude_save(const SaveProtocol& done,
                                                      const Status& status) {
   last_outcome = done.outcome();
   last_report = done.report();
   if (last_outcome == SaveOutcome::kDurable) parent_generation = done.report().generation;
-  LOCKSTEP_RETURN_IF_ERROR(status);
+  clean_up();
+  // A rank that was given up may still write: no later save comes near its folder.
+  if (status.code() == StatusCode::kTimeout)
+    lowest_generation = std::max(lowest_generation, done.report().generation + 1);
+  if (!status.is_ok()) return explained(status);
   return done.report();
 }
 
@@ -180,6 +212,7 @@ Result<SaveReport> Checkpointer::save(const SaveRequest& request) {
   check_request(request);
   impl_->require_no_save();
   impl_->last_outcome = SaveOutcome::kFailed;  // should a hook throw
+  impl_->options.plane->begin_series();
   impl_->last_report = {};
   SaveProtocol protocol(impl_->save_context(/*is_behind=*/false), request);
   Status status = protocol.prepare();
@@ -199,6 +232,7 @@ void Checkpointer::start_save(const SaveRequest& request) {
   protocol.stage_what_fits();
   impl.has_save_ended = false;
   const auto rest = [&impl, &protocol](bool stages_itself) {
+    impl.options.plane->begin_series();
     impl.status_of_save = caught([&] {
       LOCKSTEP_RETURN_IF_ERROR(protocol.prepare());
       return write_and_commit(protocol, stages_itself);

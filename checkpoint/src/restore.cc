@@ -56,6 +56,8 @@ Result<std::optional<Restored>> RestoreProtocol::run() {
     LOCKSTEP_RETURN_IF_ERROR(
         context_.plane->vote("checkpoint fits the run", fits, control_deadline()));
     const Manifest& manifest = *parsed;
+    candidate_bytes_ = 0;
+    for (const ShardEntry& shard : manifest.shards) candidate_bytes_ += shard.bytes;
     LOCKSTEP_RETURN_IF_ERROR(check_parts(manifest));
     LOCKSTEP_ASSIGN_OR_RETURN(const bool is_good, read_together(manifest, candidate->folder));
     if (!is_good) continue;
@@ -94,6 +96,11 @@ Result<std::string> RestoreProtocol::refuse_or_move_aside() {
   LOCKSTEP_RETURN_IF_ERROR(context_.attempt->check_not_fenced());
   const std::string to = path_join(context_.paths.run_dir, aside_folder(context_.attempt_number));
   LOCKSTEP_RETURN_IF_ERROR(fs().rename(from, to));
+  // Whoever stood still between the look and the rename gives back what a newer attempt counts on.
+  if (Status fenced = context_.attempt->check_not_fenced(); !fenced.is_ok()) {
+    LOCKSTEP_RETURN_IF_ERROR(fs().rename(to, from));
+    return fenced;
+  }
   // Nothing may take the old name on the disk before the old folder has its new one.
   LOCKSTEP_RETURN_IF_ERROR(fs().sync_dir(context_.paths.run_dir));
   LOCKSTEP_RETURN_IF_ERROR(fs().make_dir(from));
@@ -240,7 +247,7 @@ BlockStream RestoreProtocol::make_stream(bool may_read_cache) const {
   BlockStreamOptions options;
   options.method = context_.options->io_method;
   options.may_read_cache = may_read_cache;
-  options.timeout_s = context_.options->data_timeout_s;
+  options.timeout_s = data_seconds();
   return {fs(), options};
 }
 

@@ -38,7 +38,12 @@ class RestoreProtocol {
   Deadline control_deadline() const {
     return Deadline::after_s(context_.options->control_timeout_s);
   }
-  Deadline data_deadline() const { return Deadline::after_s(context_.options->data_timeout_s); }
+  /// For all ranks to read what the candidate holds, once its manifest is known.
+  double data_seconds() const {
+    return context_.options->data_timeout_s +
+           static_cast<double>(candidate_bytes_) / context_.options->least_bytes_per_s;
+  }
+  Deadline data_deadline() const { return Deadline::after_s(data_seconds()); }
 
   Result<std::string> refuse_or_move_aside();
   Result<std::optional<Candidate>> next_candidate();
@@ -55,6 +60,7 @@ class RestoreProtocol {
 
   RestoreContext context_;
   const RestoreRequest& request_;
+  uint64_t candidate_bytes_ = 0;
   std::vector<std::string> quarantined_;
   uint64_t own_bytes_read_ = 0;
 };

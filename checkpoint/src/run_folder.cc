@@ -86,9 +86,16 @@ Result<RunFolder> list_run_folder(FileSystem& fs, const RunPaths& paths) {
 }
 
 Status delete_checkpoint(FileSystem& fs, const RunPaths& paths, const GenerationName& name,
-                         int64_t attempt) {
+                         int64_t attempt, const std::function<Status()>& check_not_fenced) {
+  if (check_not_fenced) LOCKSTEP_RETURN_IF_ERROR(check_not_fenced());
   const std::string doomed = path_join(paths.checkpoints(), doomed_folder({name, attempt}));
   LOCKSTEP_RETURN_IF_ERROR(fs.rename(paths.generation(name), doomed));
+  // Whoever stood still between the look and the rename hides what a newer attempt counts on.
+  const Status still_ours = check_not_fenced ? check_not_fenced() : Status::ok();
+  if (!still_ours.is_ok()) {
+    LOCKSTEP_RETURN_IF_ERROR(fs.rename(doomed, paths.generation(name)));
+    return still_ours;
+  }
   LOCKSTEP_RETURN_IF_ERROR(fs.sync_dir(paths.checkpoints()));
   return remove_tree(fs, doomed);
 }
@@ -142,8 +149,7 @@ Status apply_retention(FileSystem& fs, const RunPaths& paths, const RetentionPol
   const auto verdicts = plan_retention(policy, candidates, durable_generation, wall_clock_ns());
   for (auto it = verdicts.rbegin(); it != verdicts.rend(); ++it) {
     if (!it->is_doomed()) continue;
-    LOCKSTEP_RETURN_IF_ERROR(check_not_fenced());
-    LOCKSTEP_RETURN_IF_ERROR(delete_checkpoint(fs, paths, it->name, attempt));
+    LOCKSTEP_RETURN_IF_ERROR(delete_checkpoint(fs, paths, it->name, attempt, check_not_fenced));
     log.info(cat("deleted the checkpoint of step ", it->name.step, " (generation ",
                  it->name.generation, ")"));
   }

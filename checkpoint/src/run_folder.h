@@ -31,9 +31,10 @@ struct RunFolder {
 Result<RunFolder> list_run_folder(FileSystem& fs, const RunPaths& paths);
 
 /// Deletes a committed checkpoint: first it gets a name that is never read, durably; then its files
-/// go.
+/// go. `check_not_fenced` is asked before and after the change of name; fenced in between, the name
+/// is given back.
 Status delete_checkpoint(FileSystem& fs, const RunPaths& paths, const GenerationName& name,
-                         int64_t attempt);
+                         int64_t attempt, const std::function<Status()>& check_not_fenced = {});
 
 /// Moves a committed checkpoint to quarantine/, durably. Returns where it is now. When it is there
 /// already (an earlier move that a power cut tore in two), what was left behind is deleted.
@@ -46,8 +47,7 @@ std::vector<RetentionCandidate> retention_candidates(FileSystem& fs, const RunPa
                                                      const std::vector<GenerationName>& committed,
                                                      const RetentionPolicy& policy);
 
-/// Deletes what the policy does not want, oldest first. Checks with `check_not_fenced` before every
-/// deletion.
+/// Deletes what the policy does not want, oldest first, each as delete_checkpoint.
 Status apply_retention(FileSystem& fs, const RunPaths& paths, const RetentionPolicy& policy,
                        int64_t durable_generation, int64_t attempt,
                        const std::function<Status()>& check_not_fenced, const Log& log);

@@ -79,6 +79,31 @@ SaveProtocol::SaveProtocol(const SaveContext& context, SaveRequest request)
   for (const StateSlice& slice : request_.owned->slices) own_state_bytes_ += slice.bytes.size();
 }
 
+double SaveProtocol::data_seconds() const {
+  const CheckpointerOptions& options = *context_.options;
+  const double passes = options.reads_back ? 2 : 1;
+  double seconds = options.data_timeout_s +
+                   passes * static_cast<double>(total_state_bytes_) / options.least_bytes_per_s;
+  if (options.max_write_bytes_per_s > 0) {
+    seconds += static_cast<double>(largest_state_bytes_) /
+               static_cast<double>(options.max_write_bytes_per_s);
+  }
+  return seconds;
+}
+
+Deadline SaveProtocol::fill_deadline() const {
+  // On the thread that trains: knows this rank's bytes alone. prepare() waits for peers four times.
+  const CheckpointerOptions& options = *context_.options;
+  const double of_all = static_cast<double>(own_state_bytes_) * context_.plane->world_size();
+  double seconds = 4 * options.control_timeout_s + options.data_timeout_s +
+                   2 * of_all / options.least_bytes_per_s;
+  if (options.max_write_bytes_per_s > 0) {
+    seconds +=
+        static_cast<double>(own_state_bytes_) / static_cast<double>(options.max_write_bytes_per_s);
+  }
+  return Deadline::after_s(seconds);
+}
+
 std::string SaveProtocol::what(std::string_view part) const {
   return cat("saving step ", request_.step, ": ", part);
 }
@@ -146,7 +171,7 @@ Status SaveProtocol::prepare() {
   return status;
 }
 
-Status SaveProtocol::check_space() const {
+Status SaveProtocol::check_space() {
   const auto free = fs().free_bytes(context_.paths.checkpoints());
   const Status order = check_kind_order(*request_.schema);
   const std::string message = Packer()
@@ -169,7 +194,10 @@ Status SaveProtocol::check_space() const {
     Status status = unpacker.status();
     const uint64_t step = unpacker.number();
     const Hash128 schema = unpacker.hash();
-    needed += unpacker.number();
+    const uint64_t of_rank = unpacker.number();
+    needed += of_rank;
+    total_state_bytes_ += of_rank;
+    largest_state_bytes_ = std::max(largest_state_bytes_, of_rank);
     least_free = std::min(least_free, unpacker.number());
     if (!status.is_ok()) return status.with_context(cat("rank ", rank));
     if (rank == 0) {
@@ -212,7 +240,7 @@ void SaveProtocol::fill_while(const std::function<bool()>& goes_on) {
   Staging& staging = *context_.staging;
   const Status status = caught([&] {
     while (!staging.is_filled() && goes_on()) {
-      LOCKSTEP_RETURN_IF_ERROR(staging.fill_next(data_deadline()));
+      LOCKSTEP_RETURN_IF_ERROR(staging.fill_next(fill_deadline()));
     }
     return Status::ok();
   });
@@ -228,7 +256,7 @@ void SaveProtocol::write(bool stages_itself) {
   how.method = options.io_method;
   how.fills_itself = stages_itself;
   how.max_bytes_per_s = stages_itself ? 0 : options.max_write_bytes_per_s;
-  how.timeout_s = options.data_timeout_s;
+  how.timeout_s = data_seconds();
   auto shard = caught([&] {
     return write_shard(fs(), partial_, *request_.schema, {name_, own_shard()}, *context_.staging,
                        how);
@@ -254,7 +282,7 @@ Status SaveProtocol::read_back() const {
   BlockStreamOptions options;
   options.method = context_.options->io_method;
   options.may_read_cache = false;
-  options.timeout_s = context_.options->data_timeout_s;
+  options.timeout_s = data_seconds();
   const ShardEntry entry{shard_file(own_shard()), written_.bytes, context_.staging->runs(),
                          written_.header_hash, written_.table_hash};
   LOCKSTEP_ASSIGN_OR_RETURN(
@@ -361,7 +389,7 @@ Result<Hash128> SaveProtocol::publish() {
   // From here on the final name may be there: nobody may call the save failed or durable.
   outcome_ = SaveOutcome::kUnknown;
   if (Status status = fs().rename(partial_, final_folder()); !status.is_ok()) {
-    if (is_still_partial()) outcome_ = SaveOutcome::kFailed;
+    if (is_still_partial() || was_taken_away()) outcome_ = SaveOutcome::kFailed;
     return status;
   }
   LOCKSTEP_RETURN_IF_ERROR(fs().sync_dir(context_.paths.checkpoints()));
@@ -374,6 +402,13 @@ bool SaveProtocol::is_still_partial() const {
   const auto is_partial = exists(fs(), partial_);
   const auto is_final = exists(fs(), final_folder());
   return is_partial.is_ok() && *is_partial && is_final.is_ok() && !*is_final;
+}
+
+/// Whether a newer attempt took the partial folder before the rename.
+bool SaveProtocol::was_taken_away() const {
+  const auto is_final = exists(fs(), final_folder());
+  return is_final.is_ok() && !*is_final &&
+         context_.attempt->check_not_fenced().code() == StatusCode::kAborted;
 }
 
 Status SaveProtocol::commit() {

@@ -64,7 +64,11 @@ class SaveProtocol {
   Deadline control_deadline() const {
     return Deadline::after_s(context_.options->control_timeout_s);
   }
-  Deadline data_deadline() const { return Deadline::after_s(context_.options->data_timeout_s); }
+  /// For all ranks to write their parts, once check_space() knows how much that is.
+  double data_seconds() const;
+  Deadline data_deadline() const { return Deadline::after_s(data_seconds()); }
+  /// For a buffer to come back while peers are waited for and parts are written.
+  Deadline fill_deadline() const;
   std::string what(std::string_view part) const;
   void enter(int step) const;
   Status read_back() const;
@@ -74,16 +78,19 @@ class SaveProtocol {
 
   Result<std::string> make_partial();
   Status read_token(const std::string& token) const;
-  Status check_space() const;
+  Status check_space();
   Status gather_shards();
   Result<Manifest> make_manifest() const;
   Result<Hash128> publish();
   bool is_still_partial() const;
+  bool was_taken_away() const;
   void abandon();
 
   SaveContext context_;
   SaveRequest request_;
   uint64_t own_state_bytes_ = 0;
+  uint64_t total_state_bytes_ = 0;    ///< of all ranks
+  uint64_t largest_state_bytes_ = 0;  ///< of one rank
   GenerationName name_;
   std::string partial_;
   Status own_status_;  ///< of begin_stage() and write() on this rank

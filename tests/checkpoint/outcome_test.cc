@@ -31,6 +31,7 @@ class LosingPlane final : public ControlPlane {
     if (what.ends_with(after_)) return peer_failure_error("rank 0 was lost");
     return gathered;
   }
+  void begin_series() override { base_.begin_series(); }
   std::vector<int> lost_ranks() const override { return {0}; }
   Result<std::unique_ptr<ControlPlane>> split(std::string_view name, Deadline deadline) override {
     return base_.split(name, deadline);

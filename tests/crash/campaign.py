@@ -72,6 +72,16 @@ def report_of(rows, is_short):
     return "\n".join(lines) + "\n"
 
 
+def with_other_parts(out, rows, ran, order):
+    """The rows of a report that is there already for parts that did not run now, in the order of the parts."""
+    try:
+        with open(out + ".json", encoding="utf-8") as file:
+            rows = [row for row in json.load(file)["parts"] if row["part"] not in ran] + rows
+    except FileNotFoundError:
+        pass
+    return sorted(rows, key=lambda row: order.index(row["part"]))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", default="build/release", help="the build folder")
@@ -80,7 +90,10 @@ def main():
     parser.add_argument("--folder", help="where runs are made; a disk to be proven (default: the system's folder for "
                                          "temporary files)")
     parser.add_argument("--jobs", type=int, default=min(4, os.cpu_count() or 1))
-    parser.add_argument("--out", help="report: OUT.json and OUT.md")
+    parser.add_argument("--most-minutes", type=float, default=60, help="for each part over the real program; it then says "
+                                                                       "how far it came")
+    parser.add_argument("--out", help="report: OUT.json and OUT.md; with --only the other parts of a report that is there "
+                                      "stay in it")
     chosen = parser.parse_args()
     chosen.build = str(pathlib.Path(chosen.build).resolve())
     wanted = [name for name in chosen.only.split(",") if name]
@@ -91,7 +104,6 @@ def main():
     folder = tempfile.mkdtemp(prefix="lockstep-crash-", dir=chosen.folder)
     bar = Bar()
     rows = []
-    start = time.monotonic()
     try:
         for part in all_parts:
             if wanted and part.name not in wanted:
@@ -103,7 +115,9 @@ def main():
         shutil.rmtree(folder, ignore_errors=True)
     failed = [row for row in rows if row["verdict"].startswith("FAILED")]
     if chosen.out:
-        report = dict(machine_of(), form="short" if chosen.short else "long", seconds=time.monotonic() - start, parts=rows)
+        if wanted:
+            rows = with_other_parts(chosen.out, rows, {row["part"] for row in rows}, [part.name for part in all_parts])
+        report = dict(machine_of(), form="short" if chosen.short else "long", parts=rows)
         pathlib.Path(chosen.out + ".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         pathlib.Path(chosen.out + ".md").write_text(report_of(rows, chosen.short), encoding="utf-8")
     print(report_of(rows, chosen.short))

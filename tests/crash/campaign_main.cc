@@ -10,8 +10,9 @@
 int main(int argc, char** argv) {
   using namespace lockstep::crash;
   const std::map<std::string, std::function<PartResult(const PartOptions&)>> parts = {
-      {"cut", run_cut_part},    {"model", run_model_part}, {"errors", run_error_part},
-      {"flips", run_flip_part}, {"kills", run_kill_part},  {"worlds", run_world_part},
+      {"bounded", run_bounded_part}, {"cut", run_cut_part},      {"model", run_model_part},
+      {"errors", run_error_part},    {"flips", run_flip_part},   {"freezes", run_freeze_part},
+      {"kills", run_kill_part},      {"worlds", run_world_part},
   };
   const auto part = parts.find(argc > 1 ? argv[1] : "");
   if (part == parts.end() || argc % 2 != 0) {

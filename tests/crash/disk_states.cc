@@ -23,6 +23,15 @@ std::vector<CrashFate> choices(const UnsyncedOperation& operation) {
   return fates;
 }
 
+/// Names are mostly kept: where a folder is lost, so is all that differs in it. Bytes end anywhere.
+CrashFate drawn(const UnsyncedOperation& operation, std::mt19937_64& random) {
+  if (operation.kind != UnsyncedOperation::Kind::kData)
+    return {random() % 8 == 0 ? CrashFate::Kind::kLost : CrashFate::Kind::kKept, 0};
+  CrashFate fate{static_cast<CrashFate::Kind>(random() % 4)};
+  if (operation.size_bytes > 0) fate.kept_bytes = random() % operation.size_bytes;
+  return fate;
+}
+
 void mask_after(std::string* text, std::string_view key, size_t size) {
   const size_t at = text->find(key);
   if (at == std::string::npos) return;
@@ -76,10 +85,13 @@ std::vector<Fates> fates_to_try(const std::vector<UnsyncedOperation>& operations
     size_t digits = i;
     for (const UnsyncedOperation& operation : operations) {
       const auto options = choices(operation);
-      size_t pick = is_exhaustive ? digits % options.size() : random() % options.size();
-      if (!is_exhaustive && i < 2) pick = i;  // losing all, keeping all
+      if (!is_exhaustive && i >= 2) {
+        fates.push_back(drawn(operation, random));
+        continue;
+      }
+      fates.push_back(
+          options[is_exhaustive ? digits % options.size() : i]);  // i: lose all, keep all
       digits /= options.size();
-      fates.push_back(options[pick]);
     }
     all.push_back(std::move(fates));
   }

@@ -22,6 +22,7 @@ struct RankReport {
   std::atomic<int> step{0};  ///< the numbered step of a save that it is in; 0: none
   std::atomic<uint64_t> num_calls{0};
   std::atomic<int> last_operation{0};  ///< FileOperation of the call that it makes
+  std::atomic<int> restored{0};        ///< the seed of the state that came back, if it was told
   std::atomic<int> was_hit{0};         ///< it reached the point at which something was planned
   std::atomic<int> is_done{0};
   std::atomic<int> code{0};     ///< StatusCode

@@ -54,6 +54,10 @@ PartResult run_flip_part(const PartOptions& options);
 PartResult run_kill_part(const PartOptions& options);
 /// One step of a power cut of a real file system: --action prepare, run or judge.
 PartResult run_cut_part(const PartOptions& options);
+/// A frozen attempt, another one that takes over, and the first goes on.
+PartResult run_freeze_part(const PartOptions& options);
+/// One rank in trouble: the others have an error that names it, in time, and go on.
+PartResult run_bounded_part(const PartOptions& options);
 /// Saved at each of 8 numbers of ranks, read at each.
 PartResult run_world_part(const PartOptions& options);
 

@@ -17,6 +17,7 @@ class Context:
         self.lockstep = os.path.join(chosen.build, "bin", "lockstep")
         self.is_short = chosen.short
         self.jobs = chosen.jobs
+        self.most_seconds = chosen.most_minutes * 60
         self.folder = folder
         self.tell = tell
 
@@ -209,7 +210,7 @@ PARTS = [
     ModelPart("model", [("states", "distinct crash states in memory, 1-4 ranks; 8 wrong protocols as controls", 100_000),
                           ("kill_points", "calls at which the model was cut", None)],
                 short={"exhaustive": 8, "samples": 6, "cut-starts": 2},
-                long={"exhaustive": 2048, "samples": 256, "cut-starts": 60}),
+                long={"exhaustive": 64, "samples": 160, "cut-starts": 40}),
     ProgramPart("errors", [("errors_*", "ENOSPC, EDQUOT, EIO and short writes at the k-th call, 1-4 ranks", 1000)],
                 short={"every": 3, "one-case-of": 23}, long={"every": 1}),
     ProgramPart("flips", [("flips", "single bits of a checkpoint's files, refused before a tensor has them", 100_000),
@@ -220,6 +221,12 @@ PARTS = [
                            5000),
                           ("kills", "SIGKILLs there, of that rank alone and of all at once", None)],
                 short={"every": 200}, long={"every": 1}, needs_folder=True),
+    ProgramPart("freezes", [("freezes_*", "whole attempts frozen at a step or call, another one takes over, the first goes "
+                             "on; 1-3 ranks", 500)],
+                short={"every": 150}, long={"every": 3}, needs_folder=True),
+    ProgramPart("bounded", [("troubles", "one rank frozen, slow, with an error of its disk, or dying; the others name it in "
+                             "time and save again", 100)],
+                short={"every": 450}, long={"every": 5}, needs_folder=True),
     ProgramPart("worlds", [("pairs", "pairs of numbers of ranks (saved on 1-8, read on 1-8)", 64)],
                 short={}, long={}, can_share=False, needs_folder=True),
 ]

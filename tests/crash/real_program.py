@@ -97,7 +97,7 @@ class Disturbance:
         tried, not_reached, violations = 0, 0, []
         times = self._times[context.is_short]
         for number in range(times * 2):
-            if tried == times:
+            if tried == times or time.monotonic() - start > context.most_seconds:
                 break
             run_dir = os.path.join(program.folder, f"run-{number}")
             where = self._disturb(program, run_dir, draw, number)

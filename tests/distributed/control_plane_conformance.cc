@@ -96,6 +96,25 @@ void splits(ControlPlane& plane) {
   EXPECT_TRUE(plane.barrier("the parent lives on", soon()).is_ok());
 }
 
+/// A rank that comes late to what the others gave up meets none of their later calls.
+void a_new_series_meets_nothing_of_the_last(ControlPlane& plane) {
+  const int world_size = plane.world_size();
+  for (const int late : {world_size - 1, 0}) {
+    plane.begin_series();
+    if (plane.world_rank() == late) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+    if (world_size > 1) {
+      const Status status = plane.barrier("the gate", Deadline::after_s(0.7));
+      EXPECT_EQ(status.code(), StatusCode::kTimeout) << status.to_string();
+      EXPECT_THAT(status.message(), HasSubstr(cat("rank ", late)));
+      EXPECT_EQ(plane.barrier("later", soon()).code(), StatusCode::kTimeout);
+    }
+    plane.begin_series();
+    const auto messages = plane.all_gather("again", cat("from ", plane.world_rank()), soon());
+    ASSERT_TRUE(messages.is_ok()) << messages.status().to_string();
+    EXPECT_EQ(messages->back(), cat("from ", world_size - 1));
+  }
+}
+
 void nobody_is_lost(ControlPlane& plane) {
   EXPECT_TRUE(plane.barrier("here", soon()).is_ok());
   EXPECT_TRUE(plane.lost_ranks().empty());
@@ -148,6 +167,7 @@ std::vector<ControlPlaneCase> control_plane_cases() {
           {"BroadcastsFromRank0", 1, broadcasts_from_rank_0},
           {"VotesAsOne", 1, votes},
           {"SplitsIntoIndependentPlanes", 1, splits},
+          {"ANewSeriesMeetsNothingOfTheLast", 1, a_new_series_meets_nothing_of_the_last},
           {"LosesNobody", 1, nobody_is_lost}};
 }
 

@@ -56,6 +56,7 @@ TEST(PlaneInbox, NamesTheLostRankAndWhatTheCallbackThrew) {
 
 struct IdleEnd final : PlaneEnd {
   void arrive(Arrival) override {}
+  void give_up(uint64_t) override {}
   void ask(uint64_t) override {}
   void drain() override {}
   void close() override { is_closed = true; }

@@ -28,6 +28,8 @@ struct FaultFileSystem::Plan {
   std::function<void(const FileCall&)> hook;
   std::function<void(const FileCall&)> call_hook;
   uint64_t num_all_calls = 0;
+  uint64_t failing_call = 0;  // counted over all calls; 0: none
+  Status failing_status;
   std::vector<Fault> faults;
   std::array<uint64_t, kNumFileOperations> num_calls{};
   uint64_t num_mutating_calls = 0;
@@ -45,6 +47,7 @@ struct FaultFileSystem::Plan {
       const uint64_t number = ++num_calls[static_cast<size_t>(operation)];
       number_of_all = ++num_all_calls;
       to_tell_all = call_hook;
+      if (number_of_all == failing_call) status = failing_status;
       if (operation < FileOperation::kOpenRead) {
         call.number = ++num_mutating_calls;
         to_tell = hook;
@@ -205,8 +208,16 @@ void FaultFileSystem::fail_from(FileOperation operation, uint64_t nth, Status st
   plan_->add_fault(operation, nth, /*only_once=*/false, std::move(status));
 }
 
+void FaultFileSystem::fail_call(uint64_t nth, Status status) {
+  LOCKSTEP_CHECK(nth >= 1 && !status.is_ok(), "calls are counted from 1 and fail with an error");
+  std::lock_guard lock(plan_->mutex);
+  plan_->failing_call = plan_->num_all_calls + nth;
+  plan_->failing_status = std::move(status);
+}
+
 void FaultFileSystem::clear_faults() {
   std::lock_guard lock(plan_->mutex);
+  plan_->failing_call = 0;
   plan_->faults.clear();
 }
 
@@ -218,6 +229,11 @@ void FaultFileSystem::set_hook(std::function<void(const FileCall&)> hook) {
 void FaultFileSystem::set_call_hook(std::function<void(const FileCall&)> hook) {
   std::lock_guard lock(plan_->mutex);
   plan_->call_hook = std::move(hook);
+}
+
+uint64_t FaultFileSystem::num_all_calls() const {
+  std::lock_guard lock(plan_->mutex);
+  return plan_->num_all_calls;
 }
 
 uint64_t FaultFileSystem::num_mutating_calls() const {

@@ -10,7 +10,7 @@ namespace lockstep {
 namespace {
 
 constexpr uint32_t kMagic = 0x314c504c;  // "LPL1"
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr uint64_t kMaxWhatBytes = 64 * 1024;
 constexpr uint64_t kOverheadBytes = 4096;
 
@@ -120,7 +120,7 @@ std::optional<FrameHeader> parse_frame_header(std::string_view bytes, uint64_t m
   auto type = reader.number<uint32_t>();
   auto body_bytes = reader.number<uint64_t>();
   bool is_known = type >= static_cast<uint32_t>(FrameType::kHello) &&
-                  type <= static_cast<uint32_t>(FrameType::kLost);
+                  type <= static_cast<uint32_t>(FrameType::kGiveUp);
   if (!reader.is_complete() || magic != kMagic || !is_known || body_bytes > max_body_bytes) {
     return std::nullopt;
   }

@@ -12,6 +12,8 @@
 //   missing   0 -> rank: u64 round, u32 n, n * u32 rank
 //   lost      0 -> rank: u64 rank                                               its connection
 //   closed text is u64 length and that many bytes.
+//   give up   rank -> 0: u64 round                              its deadline has passed
+//   A round's number is its series (upper 32 bits) and its place in it.
 
 #include <array>
 #include <cstddef>
@@ -25,7 +27,16 @@
 
 namespace lockstep {
 
-enum class FrameType : uint8_t { kHello = 1, kWelcome, kArrive, kResult, kAsk, kMissing, kLost };
+enum class FrameType : uint8_t {
+  kHello = 1,
+  kWelcome,
+  kArrive,
+  kResult,
+  kAsk,
+  kMissing,
+  kLost,
+  kGiveUp
+};
 
 using ControlToken = std::array<char, 32>;
 /// 256 bits from the system's random device.
@@ -40,6 +51,14 @@ inline constexpr uint64_t kHelloBodyBytes = 4 + 4 + 32;
 uint64_t max_body_bytes_from_rank();
 /// What rank 0 may send: the messages of all ranks.
 uint64_t max_body_bytes_from_rank_0(int world_size);
+
+/// The series of a round, and the first round of the series after that of `round`.
+constexpr uint64_t series_of(uint64_t round) {
+  return round >> 32;
+}
+constexpr uint64_t next_series(uint64_t round) {
+  return (series_of(round) + 1) << 32;
+}
 
 /// A whole frame.
 std::string make_frame(FrameType type, std::string_view body);

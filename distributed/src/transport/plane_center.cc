@@ -2,6 +2,7 @@
 #include <chrono>
 
 #include "plane_end.h"
+#include "rank_names.h"
 
 namespace lockstep {
 namespace {
@@ -123,6 +124,8 @@ void PlaneCenter::stop_listening() {
 void PlaneCenter::receive(int rank, FrameType type, const std::string& body) {
   if (type == FrameType::kArrive) {
     if (auto arrival = parse_arrival(body)) return arrive_from(rank, std::move(*arrival));
+  } else if (type == FrameType::kGiveUp) {
+    if (auto round = parse_number(body)) return give_up_for(rank, *round);
   } else if (type == FrameType::kAsk) {
     if (auto round = parse_number(body)) {
       peers_[static_cast<size_t>(rank)]->send(
@@ -134,6 +137,12 @@ void PlaneCenter::receive(int rank, FrameType type, const std::string& body) {
 }
 
 void PlaneCenter::arrive_from(int rank, Arrival arrival) {
+  if (series_of(arrival.round) < series_of(num_rounds_done_)) {
+    return answer(rank, arrival.round,
+                  timeout_error(cat("rank ", rank, " came too late: the others had given up")));
+  }
+  enter_series(arrival.round);
+  if (!given_up_.is_ok()) return answer(rank, arrival.round, given_up_);
   // A rank begins a round only after the result of the one before, so it is at most one ahead of
   // the slowest.
   bool is_in_turn = arrival.round == num_rounds_done_ || arrival.round == num_rounds_done_ + 1;
@@ -147,11 +156,41 @@ void PlaneCenter::arrive_from(int rank, Arrival arrival) {
   is_closing_ = is_closing_ || (arrival.is_last && result.status.is_ok());
   rounds_.erase(it);
   num_rounds_done_ = arrival.round + 1;
+  tell_all(std::move(result));
+}
+
+void PlaneCenter::tell_all(RoundResult result) {
   auto frame = shared_frame(FrameType::kResult, result_body(result));
   for (auto& peer : peers_) {
     if (peer) peer->send(frame);
   }
   inbox_.deliver(std::move(result));
+}
+
+void PlaneCenter::answer(int rank, uint64_t round, const Status& status) {
+  RoundResult result{round, status, {}};
+  auto& peer = peers_[static_cast<size_t>(rank)];
+  if (peer) peer->send(shared_frame(FrameType::kResult, result_body(result)));
+  if (rank == 0) inbox_.deliver(std::move(result));
+}
+
+void PlaneCenter::end_rounds(const Status& status) {
+  for (const auto& [round, arrivals] : std::exchange(rounds_, {})) tell_all({round, status, {}});
+}
+
+void PlaneCenter::enter_series(uint64_t round) {
+  if (series_of(round) == series_of(num_rounds_done_)) return;
+  end_rounds(timeout_error("another rank gave this up and went on"));
+  num_rounds_done_ = series_of(round) << 32;
+  given_up_ = Status::ok();
+}
+
+void PlaneCenter::give_up_for(int rank, uint64_t round) {
+  if (series_of(round) != series_of(num_rounds_done_) || !given_up_.is_ok()) return;
+  const std::vector<int> missing = missing_from(round);
+  given_up_ = timeout_error(missing.empty() ? cat("rank ", rank, " gave up waiting")
+                                            : cat(ranks_text(missing), " did not arrive in time"));
+  end_rounds(given_up_);
 }
 
 std::vector<int> PlaneCenter::missing_from(uint64_t round) const {

@@ -34,6 +34,8 @@ class PlaneEnd {
   virtual void arrive(Arrival arrival) = 0;
   /// Leads to PlaneInbox::set_missing.
   virtual void ask(uint64_t round) = 0;
+  /// This rank's wait for `round` is over: so is that of all others in its series.
+  virtual void give_up(uint64_t round) = 0;
   /// Leads to PlaneInbox::set_drained once all that was sent is handed to the system.
   virtual void drain() = 0;
   virtual void close() = 0;
@@ -52,6 +54,7 @@ class PlaneCenter final : public PlaneEnd {
 
   void arrive(Arrival arrival) override { arrive_from(0, std::move(arrival)); }
   void ask(uint64_t round) override;
+  void give_up(uint64_t round) override { give_up_for(0, round); }
   void drain() override;
   void close() override;
 
@@ -64,6 +67,11 @@ class PlaneCenter final : public PlaneEnd {
   void receive(int rank, FrameType type, const std::string& body);
   void arrive_from(int rank, Arrival arrival);
   std::vector<int> missing_from(uint64_t round) const;
+  void give_up_for(int rank, uint64_t round);
+  void enter_series(uint64_t round);
+  void end_rounds(const Status& status);
+  void answer(int rank, uint64_t round, const Status& status);
+  void tell_all(RoundResult result);
   void lose(int rank);
 
   asio::io_context& io_;
@@ -76,6 +84,7 @@ class PlaneCenter final : public PlaneEnd {
   int num_connected_ = 1;
   uint64_t num_rounds_done_ = 0;
   std::map<uint64_t, GatherRound> rounds_;
+  Status given_up_;          ///< why the present series is over, if it is
   bool is_closing_ = false;  ///< the last round is done: closed connections are no losses
 };
 
@@ -92,6 +101,7 @@ class PlaneSpoke final : public PlaneEnd {
 
   void arrive(Arrival arrival) override;
   void ask(uint64_t round) override;
+  void give_up(uint64_t round) override;
   void drain() override;
   void close() override;
 

@@ -21,7 +21,8 @@ void PlaneInbox::set_drained() {
 
 void PlaneInbox::deliver(RoundResult result) {
   std::lock_guard lock(mutex_);
-  result_ = std::move(result);
+  const uint64_t round = result.round;
+  results_.insert_or_assign(round, std::move(result));
   changed_.notify_all();
 }
 
@@ -69,7 +70,7 @@ Result<std::vector<std::string>> PlaneInbox::wait_for(uint64_t round,
   const double ask_at_remaining_s = std::min(deadline.length_s() * 0.5, 2.0);
   bool has_asked = false;
   Lock lock(mutex_);
-  while (!(result_ && result_->round == round)) {
+  while (!results_.contains(round)) {
     LOCKSTEP_RETURN_IF_ERROR(failure_locked());
     if (deadline.has_passed()) return timed_out(round, deadline);
     double remaining_s = deadline.remaining_s();
@@ -79,8 +80,10 @@ Result<std::vector<std::string>> PlaneInbox::wait_for(uint64_t round,
     }
     wait_at_most(changed_, lock, has_asked ? remaining_s : remaining_s - ask_at_remaining_s);
   }
-  LOCKSTEP_RETURN_IF_ERROR(result_->status);
-  return std::move(result_->messages);
+  RoundResult result = std::move(results_.at(round));
+  results_.erase(results_.begin(), results_.upper_bound(round));
+  LOCKSTEP_RETURN_IF_ERROR(result.status);
+  return std::move(result.messages);
 }
 
 Status PlaneInbox::timed_out(uint64_t round, Deadline deadline) const {

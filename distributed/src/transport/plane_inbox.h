@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <vector>
@@ -52,7 +53,8 @@ class PlaneInbox {
   std::condition_variable changed_;
   bool is_ready_ = false;
   bool is_drained_ = false;
-  std::optional<RoundResult> result_;
+  /// By round; what a frozen rank finds when it goes on may be more than one.
+  std::map<uint64_t, RoundResult> results_;
   std::optional<MissingRanks> missing_;
   std::vector<int> lost_;
   std::atomic<bool> has_lost_ = false;  ///< spares the lock to whoever polls lost_ranks()

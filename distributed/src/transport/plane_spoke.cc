@@ -146,6 +146,10 @@ void PlaneSpoke::ask(uint64_t round) {
   if (connection_) connection_->send(shared_frame(FrameType::kAsk, number_body(round)));
 }
 
+void PlaneSpoke::give_up(uint64_t round) {
+  if (connection_) connection_->send(shared_frame(FrameType::kGiveUp, number_body(round)));
+}
+
 void PlaneSpoke::drain() {
   if (!connection_) return inbox_.set_drained();
   connection_->when_drained([this] { inbox_.set_drained(); });

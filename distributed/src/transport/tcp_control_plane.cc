@@ -92,6 +92,8 @@ Result<std::vector<std::string>> TcpControlPlane::gather(std::string_view what, 
   };
   auto messages = impl_->inbox.wait_for(round, ask, deadline);
   if (messages.is_ok()) return messages;
+  if (messages.status().code() == StatusCode::kTimeout)
+    asio::post(impl_->thread.io(), [this, round] { impl_->end->give_up(round); });
   failure_ = messages.status().with_context(what);
   return failure_;
 }
@@ -100,6 +102,11 @@ Result<std::vector<std::string>> TcpControlPlane::all_gather(std::string_view wh
                                                              std::string message,
                                                              Deadline deadline) {
   return gather(what, std::move(message), false, deadline);
+}
+
+void TcpControlPlane::begin_series() {
+  num_rounds_ = next_series(num_rounds_);
+  if (failure_.code() == StatusCode::kTimeout) failure_ = Status::ok();
 }
 
 std::vector<int> TcpControlPlane::lost_ranks() const {

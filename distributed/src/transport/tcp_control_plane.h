@@ -30,6 +30,7 @@ class TcpControlPlane final : public ControlPlane {
 
   Result<std::vector<std::string>> all_gather(std::string_view what, std::string message,
                                               Deadline deadline) override;
+  void begin_series() override;
   std::vector<int> lost_ranks() const override;
   Result<std::unique_ptr<ControlPlane>> split(std::string_view name, Deadline deadline) override;
   Status shutdown(Deadline deadline) override;

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "control_protocol.h"
+
 namespace lockstep {
 
 ThreadControlPlane::ThreadControlPlane(std::shared_ptr<ThreadHub> hub, int world_rank,
@@ -18,6 +20,11 @@ Result<std::vector<std::string>> ThreadControlPlane::all_gather(std::string_view
       hub_->gather(name_, num_rounds_++, world_rank(), what, std::move(message), deadline);
   if (!messages.is_ok()) failure_ = messages.status();
   return messages;
+}
+
+void ThreadControlPlane::begin_series() {
+  num_rounds_ = next_series(num_rounds_);
+  if (failure_.code() == StatusCode::kTimeout) failure_ = Status::ok();
 }
 
 std::vector<int> ThreadControlPlane::lost_ranks() const {

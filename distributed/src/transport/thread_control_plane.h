@@ -15,6 +15,7 @@ class ThreadControlPlane final : public ControlPlane {
 
   Result<std::vector<std::string>> all_gather(std::string_view what, std::string message,
                                               Deadline deadline) override;
+  void begin_series() override;
   std::vector<int> lost_ranks() const override;
   Result<std::unique_ptr<ControlPlane>> split(std::string_view name, Deadline deadline) override;
   Status shutdown(Deadline deadline) override;
@@ -22,7 +23,7 @@ class ThreadControlPlane final : public ControlPlane {
  private:
   std::shared_ptr<ThreadHub> hub_;
   std::string name_;
-  int64_t num_rounds_ = 0;
+  uint64_t num_rounds_ = 0;
   int num_splits_ = 0;
   Status failure_;
 };

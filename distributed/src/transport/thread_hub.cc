@@ -4,6 +4,7 @@
 #include <cstring>
 #include <span>
 
+#include "control_protocol.h"
 #include "lockstep/core/base/wait.h"
 #include "rank_names.h"
 
@@ -200,13 +201,26 @@ void ThreadHub::abort(int rank, std::string_view reason) {
   changed_[static_cast<size_t>(rank)].notify_all();
 }
 
-Result<std::vector<std::string>> ThreadHub::gather(const std::string& plane, int64_t round_number,
+Result<std::vector<std::string>> ThreadHub::gather(const std::string& plane, uint64_t round_number,
                                                    int rank, std::string_view what,
                                                    std::string message, Deadline deadline) {
   Lock lock(mutex_);
+  Series& newest = series_[plane];
+  const uint64_t own_series = series_of(round_number);
+  if (own_series > newest.number) {
+    newest = {own_series, Status::ok()};
+    std::erase_if(rounds_, [&](const auto& item) {
+      return item.first.first == plane && series_of(item.first.second) < own_series;
+    });
+    for (auto& changed : changed_) changed.notify_all();
+  }
+  if (own_series < newest.number) {
+    return timeout_error(cat(what, ": rank ", rank, " came too late: the others had given up"));
+  }
+  LOCKSTEP_RETURN_IF_ERROR(newest.given_up.with_context(what));
   auto key = std::pair(plane, round_number);
   std::shared_ptr<Round>& slot = rounds_[key];
-  if (slot == nullptr) slot = std::make_shared<Round>(Round{GatherRound(world_size_)});
+  if (slot == nullptr) slot = std::make_shared<Round>(Round{.arrivals = GatherRound(world_size_)});
   std::shared_ptr<Round> round = slot;
   LOCKSTEP_CHECK(round->arrivals.arrive(rank, what, std::move(message)), "rank ", rank,
                  " came twice to round ", round_number);
@@ -214,7 +228,7 @@ Result<std::vector<std::string>> ThreadHub::gather(const std::string& plane, int
     for (auto& changed : changed_) changed.notify_all();
   }
   while (!round->arrivals.is_complete()) {
-    LOCKSTEP_RETURN_IF_ERROR(reason_to_give_up(*round, what, deadline));
+    LOCKSTEP_RETURN_IF_ERROR(reason_to_give_up(*round, what, deadline, newest, own_series));
     wait(lock, rank, deadline);
   }
   if (++round->num_taken == world_size_) rounds_.erase(key);
@@ -222,13 +236,19 @@ Result<std::vector<std::string>> ThreadHub::gather(const std::string& plane, int
   return round->arrivals.messages();
 }
 
-Status ThreadHub::reason_to_give_up(const Round& round, std::string_view what,
-                                    Deadline deadline) const {
+Status ThreadHub::reason_to_give_up(Round& round, std::string_view what, Deadline deadline,
+                                    Series& newest, uint64_t own_series) {
   std::vector<int> missing = round.arrivals.missing();
   if (std::vector<int> left = left_of(missing); !left.empty()) {
     return peer_failure_error(cat(what, ": lost ", ranks_text(left)));
   }
+  LOCKSTEP_RETURN_IF_ERROR(round.given_up.with_context(what));
+  if (own_series < newest.number)
+    return timeout_error(cat(what, ": another rank gave this up and went on"));
   if (!deadline.has_passed()) return Status::ok();
+  newest.given_up = round.given_up =
+      timeout_error(cat(ranks_text(missing), " did not arrive in time"));
+  for (auto& changed : changed_) changed.notify_all();
   return timeout_error(cat(what, ": ", ranks_text(missing), " did not arrive within ",
                            fixed(deadline.length_s(), 3), " s"));
 }

@@ -38,7 +38,7 @@ class ThreadHub {
 
   /// One round of the plane called `plane`: every rank's message. `round` counts each rank's calls
   /// on that plane. Errors: as ControlPlane::all_gather.
-  Result<std::vector<std::string>> gather(const std::string& plane, int64_t round, int rank,
+  Result<std::vector<std::string>> gather(const std::string& plane, uint64_t round, int rank,
                                           std::string_view what, std::string message,
                                           Deadline deadline);
 
@@ -60,6 +60,7 @@ class ThreadHub {
   struct Round {
     GatherRound arrivals;
     int num_taken = 0;
+    Status given_up = {};
   };
   class ExchangeCall;
   using Lock = std::unique_lock<std::mutex>;
@@ -68,8 +69,15 @@ class ThreadHub {
   /// Waits until something may have changed for `rank` or the deadline has passed.
   void wait(Lock& lock, int rank, Deadline deadline);
   std::vector<int> left_of(const std::vector<int>& ranks) const;
-  /// Why a wait for the missing ranks of a round is over, or OK while it goes on.
-  Status reason_to_give_up(const Round& round, std::string_view what, Deadline deadline) const;
+  /// The newest series of a plane, and why it is over, if it is.
+  struct Series {
+    uint64_t number = 0;
+    Status given_up = {};
+  };
+  /// Why a wait for the missing ranks of a round is over, or OK while it goes on. A time-out ends
+  /// the series.
+  Status reason_to_give_up(Round& round, std::string_view what, Deadline deadline, Series& newest,
+                           uint64_t own_series);
 
   const int world_size_;
   std::mutex process_lock_;
@@ -80,7 +88,8 @@ class ThreadHub {
   std::vector<char> is_lost_;
   std::vector<std::string> abort_reasons_;
   std::vector<LossCallback> callbacks_;  ///< by rank; not under the mutex
-  std::map<std::pair<std::string, int64_t>, std::shared_ptr<Round>> rounds_;
+  std::map<std::pair<std::string, uint64_t>, std::shared_ptr<Round>> rounds_;
+  std::map<std::string, Series> series_;  ///< by plane
 };
 
 }  // namespace lockstep

@@ -164,10 +164,8 @@ Result<SaveRecord> CheckpointKeeper::record_of(int64_t num_steps,
   record.status = report.status();
   // With a peer gone or this attempt fenced off there is no run to go on with.
   StatusCode code = record.status.code();
-  if (code == StatusCode::kPeerFailure || code == StatusCode::kAborted ||
-      code == StatusCode::kTimeout) {
-    return record.status;
-  }
+  if (code == StatusCode::kPeerFailure || code == StatusCode::kAborted) return record.status;
+  // After a time-out the rank that was waited for may still come: the next line waits for it.
   LOCKSTEP_RETURN_IF_ERROR(check_not_taken_over().with_context(record.status.message()));
   const bool is_unknown = checkpointer_->last_outcome() == SaveOutcome::kUnknown;
   record.is_unknown = is_unknown;

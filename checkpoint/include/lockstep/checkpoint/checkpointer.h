@@ -40,8 +40,11 @@ struct CheckpointerOptions {
   bool take_over = false;  ///< start although the last attempt is alive
   bool overwrite = false;  ///< with ResumeMode::kNever: move earlier checkpoints aside
   std::string job_id;
-  double control_timeout_s = 60;  ///< for a rank to answer when it has little to do
-  double data_timeout_s = 1800;   ///< for a rank to write or read its part
+  double control_timeout_s = 10;  ///< for a rank to answer when it has little to do
+  /// For a rank to write or read its part, beyond the time that the bytes take by the next.
+  double data_timeout_s = 10;
+  /// What the disk does at the least, for all ranks together.
+  double least_bytes_per_s = 64e6;
   BulkMethod io_method = BulkMethod::kAuto;
   /// Host memory for copies of a save behind training; 0: as much as this rank's shard. With less,
   /// training waits for the disk. A save in front takes at most kFrontStagingBytes.

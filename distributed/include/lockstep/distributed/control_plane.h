@@ -3,7 +3,7 @@
 // of a peer. TCP under mpirun, so that it works while MPI is stuck and knows within half a second
 // whose connection closed; in-process for ranks as threads. Thread-safety: one thread at a time;
 // several planes are independent. After kTimeout or kPeerFailure the plane is dead: every later
-// call returns the same error.
+// call returns the same error; after kTimeout until begin_series().
 
 #include <cstddef>
 #include <cstdint>
@@ -29,11 +29,17 @@ class ControlPlane {
 
   /// Every rank's message, in rank order, on every rank. `what` names the wait in errors.
   /// Collective: all ranks, same order of calls; a rank that calls with another `what` is an error
-  /// on all. Errors: kTimeout naming the ranks that did not arrive, kPeerFailure naming the rank
+  /// on all. The first rank that gives up ends the series for all: those that come later get
+  /// kTimeout too. Errors: kTimeout naming the ranks that did not arrive, kPeerFailure naming the rank
   /// whose connection closed. Cost: a gather to rank 0 and a broadcast from it. Requires: message
   /// of at most kMaxControlMessageBytes.
   virtual Result<std::vector<std::string>> all_gather(std::string_view what, std::string message,
                                                       Deadline deadline) = 0;
+  /// Leaves behind what came before, be it finished or given up: later calls meet only calls of the
+  /// same series, and a time-out of an earlier one no longer counts. A rank that still waits in an
+  /// earlier series, or comes to it late, gets kTimeout. Local: each rank calls it on its own, at
+  /// the same places of its sequence of calls.
+  virtual void begin_series() = 0;
   /// The ranks whose connection is known to be closed, ascending; never blocks. May be called from
   /// any thread.
   virtual std::vector<int> lost_ranks() const = 0;

@@ -53,6 +53,8 @@ class FaultFileSystem final : public FileSystem {
   void fail_nth(FileOperation operation, uint64_t nth, Status status);
   /// As fail_nth, and every later call of the operation too.
   void fail_from(FileOperation operation, uint64_t nth, Status status);
+  /// As fail_nth, for the `nth` call of any operation.
+  void fail_call(uint64_t nth, Status status);
   void clear_faults();
 
   /// Called before each call that changes something. What it throws goes through to the caller, and
@@ -61,6 +63,8 @@ class FaultFileSystem final : public FileSystem {
   /// Called before every call, also those that change nothing and those that fail; `number` counts
   /// them all. For kills of real processes, and for what is slow.
   void set_call_hook(std::function<void(const FileCall&)> hook);
+  /// Calls so far.
+  uint64_t num_all_calls() const;
   /// Calls so far that change something.
   uint64_t num_mutating_calls() const;
 
