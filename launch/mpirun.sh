@@ -2,11 +2,13 @@
 # mpirun with the manners that a training job needs:
 #   launch/mpirun.sh -n 4 build/release/bin/lockstep train RECIPE.toml ...
 # - SIGTERM, SIGINT (Ctrl-C), SIGHUP and SIGUSR1 to this script become SIGUSR1 to mpirun, which hands it to every rank:
-#   all ranks save at the same step and leave with 85. mpirun's own answer to SIGTERM leaves two seconds, then kills.
-#   A second signal makes the ranks leave at once, with 138 or 143: that was wanted, so it stays what it is.
-# - A rank that was killed by a signal (mpirun: 137, 143, 139, 134 ...; 138 when a request to stop came before the
-#   program could handle it) is 75, "a peer failed, try again". Everything else is passed on:
-#   0 done, 64 usage, 65 data, 70 internal, 74 disk, 75 try again, 85 stopped after a checkpoint.
+#   all ranks save at the same step and leave with 85. A second SIGTERM, SIGINT or SIGHUP becomes SIGTERM to mpirun: the
+#   ranks leave at once, with 143: that was wanted, so it stays what it is. A second SIGUSR1 is only SIGUSR1 again, which
+#   changes nothing.
+# - A request to stop that came before the program could handle it (138), or before it was started, is 85 too: nothing
+#   was done that a checkpoint would have to hold.
+# - A rank that was killed by a signal (mpirun: 137, 143, 139, 134 ...) is 75, "a peer failed, try again". Everything
+#   else is passed on: 0 done, 64 usage, 65 data, 70 internal, 74 disk, 75 try again, 85 stopped after a checkpoint.
 # - As root, and with more ranks than cores on this host, Open MPI 4 gets the settings that it then wants.
 set -uo pipefail
 
@@ -15,15 +17,16 @@ set -m
 
 # Before mpirun starts: a signal in between would end this script and leave mpirun alone.
 mpirun_pid=
-num_signals=0
+signals=() # to hand on: USR1, or TERM when it is not the first
 num_forwarded=0
 forward() {
-  while [ -n "$mpirun_pid" ] && [ "$num_forwarded" -lt "$num_signals" ]; do
+  while [ -n "$mpirun_pid" ] && [ "$num_forwarded" -lt "${#signals[@]}" ]; do
+    kill -"${signals[num_forwarded]}" "$mpirun_pid" 2>/dev/null
     num_forwarded=$((num_forwarded + 1))
-    kill -USR1 "$mpirun_pid" 2>/dev/null
   done
 }
-trap 'num_signals=$((num_signals + 1)); forward' TERM INT HUP USR1
+trap 'signals+=(USR1); forward' USR1
+trap '[ ${#signals[@]} = 0 ] && signals+=(USR1) || signals+=(TERM); forward' TERM INT HUP
 
 if [ "$(id -u)" = 0 ]; then
   export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
@@ -48,14 +51,14 @@ if [ -z "$hosts" ] && [[ $num_ranks =~ ^[0-9]+$ ]] && [ "$num_ranks" -gt "$num_c
   export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1
 fi
 
-if [ "$num_signals" -gt 0 ]; then
-  echo "mpirun.sh: told to stop before the start: 75, try again" >&2
-  exit 75
+if [ "${#signals[@]}" -gt 0 ]; then
+  echo "mpirun.sh: told to stop before the start: nothing new to save" >&2
+  exit 85
 fi
 "${LOCKSTEP_MPIRUN:-mpirun}" "$@" </dev/null &
 mpirun_pid=$!
 # What came in the middle of the start is handed on once the new process has become mpirun.
-[ "$num_signals" = 0 ] || sleep 0.5
+[ "${#signals[@]}" = 0 ] || sleep 0.5
 forward
 
 # wait returns early, above 128, whenever a trapped signal comes: go on until mpirun itself has gone.
@@ -69,7 +72,13 @@ wait "$mpirun_pid" 2>/dev/null
 last=$?
 [ "$last" = 127 ] || rc=$last
 
-if [ "$rc" -gt 128 ] && [ "$num_forwarded" -lt 2 ]; then
+if [[ " ${signals[*]} " == *" TERM "* ]]; then
+  # mpirun tells no rank's code then. One that had saved in time is to go on from.
+  case $rc in 0 | 85) ;; *) rc=143 ;; esac
+elif [ "$rc" = 138 ] && [ "$num_forwarded" -gt 0 ]; then
+  echo "mpirun.sh: told to stop before the ranks could answer: nothing new to save" >&2
+  rc=85
+elif [ "$rc" -gt 128 ]; then
   echo "mpirun.sh: a rank was killed by signal $((rc - 128)): 75, try again" >&2
   rc=75
 fi

@@ -9,8 +9,11 @@
 #include <string>
 #include <vector>
 
+#include "lockstep/core/base/deadline.h"
+#include "lockstep/core/base/text.h"
 #include "lockstep/core/model/registry.h"
 #include "lockstep/core/recipe/loader.h"
+#include "lockstep/distributed/agreement.h"
 #include "lockstep/launch/trainer.h"
 
 namespace lockstep {
@@ -23,6 +26,8 @@ struct ThreadRun {
   std::function<std::unique_ptr<Dataset>()> make_data;  ///< also the test part
   TrainerOptions options = {};
   UserState user_state = {};
+  /// Where ranks differ in what no rank must agree on; the run directory is that of `options`.
+  std::function<TrainerOptions(int world_rank)> make_options = {};
 };
 
 /// Rank 0's report.
@@ -44,10 +49,18 @@ inline TrainReport train_on_threads(const ThreadRun& run) {
                              return models->make(of.model().name, of.model().own, spec);
                            },
                            run.user_state};
-        TrainerOptions options = run.options;
+        TrainerOptions options =
+            run.make_options ? run.make_options(world.world_rank()) : run.options;
+        options.run_dir = run.options.run_dir;
         options.show_progress = false;
         LOCKSTEP_ASSIGN_OR_RETURN(Trainer trainer, Trainer::make(world, std::move(parts), options));
         LOCKSTEP_ASSIGN_OR_RETURN(TrainReport mine, trainer.run());
+        // What a stop came to is the same on every rank.
+        LOCKSTEP_RETURN_IF_ERROR(
+            check_same_on_all_ranks(world.control_plane(), "what the stop came to",
+                                    {cat(static_cast<int>(mine.stop)), cat(mine.steps),
+                                     cat(mine.durable_steps.value_or(-1))},
+                                    Deadline::after_s(60)));
         if (world.world_rank() == 0) report = mine;
         return Status::ok();
       },

@@ -30,7 +30,7 @@ on_usr1() {
   touch "$DIR/leaves.${OMPI_COMM_WORLD_RANK:-0}"
   exit "${LEAVES_WITH:-85}"
 }
-trap on_usr1 USR1
+trap on_usr1 USR1 TERM
 touch "$DIR/ready.${OMPI_COMM_WORLD_RANK:-0}"
 case $1 in
   exit) exit "$2" ;;
@@ -130,7 +130,7 @@ class MpirunWrapper(Scripts):
         job = self.ranks(2, "wait", MODE="save-slowly", LEAVES_WITH="1")
         self.wait_for("ready.1")
         self.tell_twice(job)
-        self.assertEqual(self.finish(job)[0], 1)
+        self.assertEqual(self.finish(job)[0], 143)
 
     def test_ranks_that_were_told_twice_to_leave_are_not_75(self):
         for code in (138, 143):
@@ -138,7 +138,17 @@ class MpirunWrapper(Scripts):
                 old.unlink()
             job = self.ranks(1, "wait", MODE="save-slowly", LEAVES_WITH=str(code))
             self.tell_twice(job)
-            self.assertEqual(self.finish(job)[0], code)
+            self.assertEqual(self.finish(job)[0], 143)
+
+    def test_a_stop_that_comes_before_the_program_can_answer_has_nothing_to_save(self):
+        mpirun = self.write("mpirun", '#!/usr/bin/env bash\ntouch "$DIR/ready.0"\nexec sleep 30\n')
+        job = self.start("bash", WRAPPER, "-n", 1, "true", LOCKSTEP_MPIRUN=mpirun)
+        self.wait_for("ready.0")
+        time.sleep(0.2)  # the script has become `sleep`, which USR1 kills as it would a program that is being loaded
+        job.send_signal(signal.SIGUSR1)
+        code, output = self.finish(job)
+        self.assertEqual(code, 85, output)
+        self.assertIn("nothing new to save", output)
 
     def test_a_signal_before_mpirun_runs_is_not_lost(self):
         # The script asks `id` before it starts mpirun; this one waits until the signal was sent.
@@ -149,7 +159,7 @@ class MpirunWrapper(Scripts):
         job.send_signal(signal.SIGTERM)
         (self.dir / "sent").touch()
         code, output = self.finish(job)
-        self.assertEqual(code, 75, output)
+        self.assertEqual(code, 85, output)
         self.assertFalse((self.dir / "started").exists())
 
     def test_reports_a_missing_program(self):
@@ -201,11 +211,12 @@ class SlurmTemplate(Scripts):
         self.assertEqual(self.finish(self.job("exit", 0, f"--run-dir={self.dir}/a run"))[0], 0)
         self.assertFalse((self.dir / "a run/failures").exists())
 
-    def test_ranks_that_were_told_twice_to_leave_are_not_requeued(self):
-        job = self.job("wait", MODE="save-slowly", LEAVES_WITH="138")
+    def test_a_job_that_is_told_twice_is_requeued_all_the_same(self):
+        # Slurm sends USR1 before the end of the time slice and TERM at its end; neither is somebody's wish to abort.
+        job = self.job("wait", MODE="save-slowly")
         self.tell_twice(job)
-        self.assertEqual(self.finish(job)[0], 138)
-        self.assertEqual(self.requeues(), [])
+        self.assertEqual(self.finish(job)[0], 85)
+        self.assertEqual(self.requeues(), ["requeue 42"])
 
     def test_only_the_first_start_begins_elsewhere(self):
         arguments = ("exit", 0, "--run-dir", "r", "--resume", "never", "--overwrite", "--take-over", "--resume=a b")

@@ -206,6 +206,12 @@ void add_checkpoint_interval(Keys& keys) {
                         .above(0)
                         .below(1)
                         .outside_hash()));
+  keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::grace_s>(
+      "checkpoint", float_key("grace_s",
+                              "seconds from a stop signal to the kill, as the launcher gives them; "
+                              "0: not known, a stop always tries to save")
+                        .at_least(0)
+                        .outside_hash()));
 }
 
 Keys make_keys() {

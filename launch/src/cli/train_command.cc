@@ -28,7 +28,7 @@ Result<ExitCode> train(World& world, const TrainArguments& arguments) {
   LOCKSTEP_ASSIGN_OR_RETURN(TrainReport report, trainer.run());
   if (world.world_rank() == 0) std::fputs(report.to_json().c_str(), stdout);
   if (report.end != TrainEnd::kStoppedBySignal) return ExitCode::kDone;
-  if (report.is_saved) return ExitCode::kRequeue;
+  if (report.stop != TrainStop::kNone) return ExitCode::kRequeue;
   // Not 85: a requeued job would begin at step 0 again, for ever (launch/DESIGN.md).
   return invalid_argument_error(
       cat("stopped without a checkpoint (no --run-dir): the ", report.steps,

@@ -196,6 +196,7 @@ Result<ResumePoint> CheckpointKeeper::adopt(const Restored& restored) {
   ResumePoint point;
   point.num_steps = restored.step;
   point.path = restored.path;
+  point.is_evaluated = !restored.metrics.empty();
   LOCKSTEP_ASSIGN_OR_RETURN(point.skipped_steps, parse_steps(restored.scalars));
   LOCKSTEP_RETURN_IF_ERROR(parallel_.publish_restored_state());
   LOCKSTEP_RETURN_IF_ERROR(adopt_user_state(restored.scalars));

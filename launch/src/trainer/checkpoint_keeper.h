@@ -23,6 +23,7 @@ struct ResumePoint {
   int64_t num_steps = 0;
   std::string path;
   std::vector<int64_t> skipped_steps;
+  bool is_evaluated = false;  ///< its metrics are there
 };
 
 class CheckpointKeeper final : public StateKeeper {

@@ -22,6 +22,7 @@ Result<ExitCode> run_body(World& world, const std::function<Result<ExitCode>(Wor
 }  // namespace
 
 int run_ranks(int argc, char** argv, const std::function<Result<ExitCode>(World&)>& body) {
+  install_stop_signals();  // joining takes a while, and a stop may come meanwhile
   keep_freed_memory();
   LogOptions log_options;
   log_options.level = LogLevel::kInfo;

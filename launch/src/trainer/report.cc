@@ -19,6 +19,20 @@ const char* end_name(TrainEnd end) {
   return "unknown";
 }
 
+const char* stop_name(TrainStop stop) {
+  switch (stop) {
+    case TrainStop::kNone:
+      return nullptr;
+    case TrainStop::kSaved:
+      return "saved";
+    case TrainStop::kPrevious:
+      return "previous";
+    case TrainStop::kNothingNew:
+      return "nothing_new";
+  }
+  return nullptr;
+}
+
 Json memory_json(const RankMemory& memory) {
   const MemoryLedger& predicted = memory.predicted;
   return {{"parameters", predicted.parameter_bytes},
@@ -86,6 +100,8 @@ std::string TrainReport::to_json() const {
   }
   json["memory_bytes"] = Json::array();
   for (const RankMemory& of_rank : memory) json["memory_bytes"].push_back(memory_json(of_rank));
+  json["stop"] = stop_name(stop) != nullptr ? Json(stop_name(stop)) : Json(nullptr);
+  json["durable_steps"] = durable_steps ? Json(*durable_steps) : Json(nullptr);
   json["saves"] = saves_json(saves, save_interval_steps);
   return json.dump(2) + "\n";
 }

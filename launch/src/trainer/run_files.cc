@@ -8,6 +8,7 @@ namespace lockstep {
 namespace {
 
 constexpr const char* kMetricsFile = "metrics.jsonl";
+constexpr double kListTimeoutS = 60;
 constexpr const char* kRecipeFile = "recipe.toml";
 
 std::string last_component(std::string_view path) {
@@ -45,6 +46,32 @@ Result<ResumeSource> find_resume_source(FileSystem& fs, const std::string& run_d
   return invalid_argument_error(
       cat(path, " is no checkpoint of ", run_dir, ", which has ", own.size(),
           " of its own. Go on from those (--resume auto), or take another run directory"));
+}
+
+Result<std::optional<int64_t>> newest_checkpoint_steps(ControlPlane& plane,
+                                                       const std::string& run_dir) {
+  Status status;
+  std::string found;
+  if (plane.world_rank() == 0) {
+    FileSystem& fs = posix_file_system();
+    const auto is_there = exists(fs, RunPaths{run_dir}.checkpoints());
+    status = is_there.status();
+    if (is_there.is_ok() && *is_there) {
+      const auto all = list_checkpoints(fs, run_dir);
+      status = all.status();
+      int64_t generation = -1;
+      for (size_t i = 0; status.is_ok() && i < all->size(); ++i) {
+        if ((*all)[i].is_quarantined || (*all)[i].generation <= generation) continue;
+        generation = (*all)[i].generation;
+        found = cat((*all)[i].step);
+      }
+    }
+  }
+  const Deadline deadline = Deadline::after_s(kListTimeoutS);
+  LOCKSTEP_RETURN_IF_ERROR(plane.vote("list of checkpoints", status, deadline));
+  LOCKSTEP_ASSIGN_OR_RETURN(found, plane.broadcast("newest checkpoint", found, deadline));
+  if (found.empty()) return std::optional<int64_t>();
+  return std::optional<int64_t>(std::stoll(found));
 }
 
 Status move_run_files_aside(FileSystem& fs, const std::string& run_dir, int64_t attempt,

@@ -67,6 +67,12 @@ struct Trainer::Impl {
   Status check_report_path();
   Status open_run_dir();
   Result<ResumePoint> resume();
+  Result<bool> is_stop_agreed(std::string_view when);
+  Result<TrainReport> stopped_before_restore();
+  StopQuestion stop_question() const {
+    return options.asked_to_stop_s_ago ? options.asked_to_stop_s_ago : asked_to_stop_s_ago;
+  }
+  Status conclude(const TrainReport& report);
   Result<SaveRecord> save_as_newest(const ResumePoint& start);
   Status move_run_files_aside();
   Status open_run_files(int64_t num_steps);
@@ -150,6 +156,7 @@ Status Trainer::Impl::open_run_dir() {
   checkpoint.job_id = environment_variable("SLURM_JOB_ID").value_or("");
   checkpoint.take_over = options.take_over;
   checkpoint.overwrite = options.overwrite;
+  checkpoint.on_save_step = options.on_save_step;
   LOCKSTEP_ASSIGN_OR_RETURN(checkpointer, Checkpointer::open(checkpoint));
   log = log.with(world->world_rank(), static_cast<int>(checkpointer->attempt()));
   return Status::ok();
@@ -243,14 +250,46 @@ Trainer::Trainer(Trainer&&) noexcept = default;
 Trainer& Trainer::operator=(Trainer&&) noexcept = default;
 Trainer::~Trainer() = default;
 
+// Outside the step loop: whether any rank was told to stop, the same answer for all.
+Result<bool> Trainer::Impl::is_stop_agreed(std::string_view when) {
+  const bool mine = stop_question()().has_value();
+  LOCKSTEP_ASSIGN_OR_RETURN(
+      const auto all,
+      world->control_plane().all_gather(cat("stop ", when), mine ? "stop" : "", start_deadline()));
+  return std::find(all.begin(), all.end(), "stop") != all.end();
+}
+
+Result<TrainReport> Trainer::Impl::stopped_before_restore() {
+  TrainReport report;
+  report.end = TrainEnd::kStoppedBySignal;
+  report.world_size = world->world_size();
+  report.recipe_hash = parts.recipe.hash();
+  report.reduction = parts.recipe.train().reduction;
+  if (checkpointer) {
+    report.attempt = checkpointer->attempt();
+    LOCKSTEP_ASSIGN_OR_RETURN(report.durable_steps,
+                              newest_checkpoint_steps(world->control_plane(), options.run_dir));
+    report.steps = report.first_step = report.durable_steps.value_or(0);
+    report.stop = TrainStop::kNothingNew;
+    report.stop_text = stop_text(report, parts.recipe.checkpoint().grace_s, 0);
+  }
+  LOCKSTEP_RETURN_IF_ERROR(conclude(report));
+  return report;
+}
+
 Result<TrainReport> Trainer::run() {
   Impl& impl = *impl_;
+  LOCKSTEP_ASSIGN_OR_RETURN(const bool is_stopped, impl.is_stop_agreed("before the restore"));
+  // What these do to the run directory is done once: a requeued job leaves them out.
+  const bool must_go_on = resumes_from_path(impl.options) || impl.options.overwrite;
+  if (is_stopped && !must_go_on) return impl.stopped_before_restore();
   LOCKSTEP_ASSIGN_OR_RETURN(ResumePoint start, impl.resume());
   StepLoopOptions loop = loop_options(impl.parts.recipe, impl.sampler->steps_per_epoch());
   loop.first_step = start.num_steps;
   loop.skipped_steps = start.skipped_steps;
   loop.stop_after_step = impl.options.stop_after_steps;
   loop.can_save = impl.checkpointer.has_value();
+  loop.is_evaluated = start.is_evaluated || start.path.empty();
   if (loop.first_step > loop.end_step) {
     return invalid_argument_error(
         cat(start.path, " is at step ", loop.first_step, ", but the recipe's run ends at step ",
@@ -277,6 +316,7 @@ Result<TrainReport> Trainer::run() {
                                   [&impl] { return impl.metrics->sync_flushed(); });
     }
   }
+  LOCKSTEP_ASSIGN_OR_RETURN(loop.is_stopped, impl.is_stop_agreed("after the restore"));
   RankZeroObservers rank_zero(mine, *impl.engine);
   SaveAccount account(start.num_steps);
   FirstStepClock first_step_clock(&impl.seconds_to_first_step);
@@ -290,13 +330,12 @@ Result<TrainReport> Trainer::run() {
     loop.chooser = &chooser.emplace(interval_terms(impl.parts.recipe));
   const Stopwatch in_loop;
   LOCKSTEP_ASSIGN_OR_RETURN(LoopReport done, run_step_loop(*impl.engine, *impl.keeper, observers,
-                                                           loop, stop_was_requested));
+                                                           loop, impl.stop_question()));
   const double loop_ms = in_loop.elapsed_ms();
   LOCKSTEP_ASSIGN_OR_RETURN(TrainReport report, impl.report(done, start));
   report.saves = account.summary(loop_ms);
   if (impl.progress) impl.progress->on_end(report.saves);
-  const Status written = impl.metrics ? impl.metrics->close() : Status::ok();
-  LOCKSTEP_RETURN_IF_ERROR(impl.close(written.is_ok() ? impl.write_report(report) : written));
+  LOCKSTEP_RETURN_IF_ERROR(impl.conclude(report));
   return report;
 }
 
@@ -326,6 +365,12 @@ Result<WeightsReport> Trainer::start_from_weights(const std::string& weights_pat
   return report;
 }
 
+Status Trainer::Impl::conclude(const TrainReport& report) {
+  if (is_rank_0() && !report.stop_text.empty()) log.warn(report.stop_text);
+  const Status written = metrics ? metrics->close() : Status::ok();
+  return close(written.is_ok() ? write_report(report) : written);
+}
+
 Result<TrainReport> Trainer::Impl::report(const LoopReport& loop, const ResumePoint& start) {
   TrainReport out;
   out.end = loop.end == LoopEnd::kDone
@@ -346,6 +391,13 @@ Result<TrainReport> Trainer::Impl::report(const LoopReport& loop, const ResumePo
     out.state_digest = loop.last_save->state_digest;  // of the same state; it is hashed once
   } else {
     LOCKSTEP_ASSIGN_OR_RETURN(out.state_digest, keeper->live_state_digest(loop.skipped_steps));
+  }
+  out.durable_steps = loop.durable_steps;
+  if (loop.verdict != StopVerdict::kNone) {
+    out.stop = loop.verdict == StopVerdict::kPrevious
+                   ? TrainStop::kPrevious
+                   : (out.steps == start.num_steps ? TrainStop::kNothingNew : TrainStop::kSaved);
+    out.stop_text = stop_text(out, parts.recipe.checkpoint().grace_s, loop.expected_save_ms);
   }
   out.reduction = parts.recipe.train().reduction;
   if (loop.last_step) out.final_train_loss = loop.last_step->loss;

@@ -127,12 +127,15 @@ Result<StepOutcome> TrainingEngine::skip_step(int64_t step, uint64_t flags) {
 }
 
 Result<std::vector<EvalCounts>> TrainingEngine::evaluate_own_batches(int64_t batch_size,
-                                                                     int64_t num_batches) {
+                                                                     int64_t num_batches,
+                                                                     const FlagsQuestion& flags,
+                                                                     uint64_t* told) {
   World& world = parts_.parallel->world();
   const Dataset& test = *parts_.data->test;
   IndexRange mine = evaluation_batches_of_rank(num_batches, world.world_rank(), world.world_size());
   std::vector<EvalCounts> counts;
   for (int64_t i = mine.first; i < mine.end; ++i) {
+    if (((*told = flags()) & kFlagStop) != 0) return counts;
     LOCKSTEP_ASSIGN_OR_RETURN(Batch batch,
                               test.batch(evaluation_batch(test.num_samples(), batch_size, i)));
     if (parts_.is_channels_last)
@@ -146,27 +149,40 @@ Result<std::vector<EvalCounts>> TrainingEngine::evaluate_own_batches(int64_t bat
   return counts;
 }
 
-Result<EvalRecord> TrainingEngine::evaluate(int64_t num_steps) {
+Result<EvalOutcome> TrainingEngine::evaluate(int64_t num_steps, const FlagsQuestion& flags) {
   World& world = parts_.parallel->world();
   int64_t batch_size = evaluation_batch_size(parts_.sampler->micro_batch_size());
   int64_t num_batches = num_evaluation_batches(parts_.data->test->num_samples(), batch_size);
   parts_.model->set_training(false);
-  auto counts = evaluate_own_batches(batch_size, num_batches);
+  uint64_t told = 0;
+  auto counts = evaluate_own_batches(batch_size, num_batches, flags, &told);
   parts_.model->set_training(true);
   Deadline deadline = Deadline::after_s(kEvaluationTimeoutS);
   LOCKSTEP_RETURN_IF_ERROR(
       world.control_plane().vote(cat("evaluation after ", num_steps, " steps"),
                                  counts.is_ok() ? Status::ok() : counts.status(), deadline));
-  std::string mine(counts->size() * sizeof(EvalCounts), '\0');
-  if (!counts->empty()) std::memcpy(mine.data(), counts->data(), mine.size());
+  // This rank's flags, then its counts.
+  const size_t count_bytes = counts->size() * sizeof(EvalCounts);
+  std::string mine(sizeof(told) + count_bytes, '\0');
+  std::memcpy(mine.data(), &told, sizeof(told));
+  if (count_bytes > 0) std::memcpy(mine.data() + sizeof(told), counts->data(), count_bytes);
   LOCKSTEP_ASSIGN_OR_RETURN(
       auto all, world.control_plane().all_gather("evaluation counts", std::move(mine), deadline));
+  EvalOutcome outcome;
+  for (const std::string& part : all) {
+    if (part.size() < sizeof(told)) return internal_error("evaluation counts that can't be read");
+    std::memcpy(&told, part.data(), sizeof(told));
+    outcome.flags |= told;
+  }
+  // Counts of all ranks or none: part of the test set is no evaluation.
+  if ((outcome.flags & kFlagStop) != 0) return outcome;
   EvalRecord record;
   record.num_steps = num_steps;
   record.epoch = num_steps > 0 ? parts_.sampler->position(num_steps - 1).epoch : 0;
   double loss_sum = 0;
   for (const std::string& part : all) {
-    for (size_t at = 0; at + sizeof(EvalCounts) <= part.size(); at += sizeof(EvalCounts)) {
+    for (size_t at = sizeof(told); at + sizeof(EvalCounts) <= part.size();
+         at += sizeof(EvalCounts)) {
       EvalCounts one;
       std::memcpy(&one, part.data() + at, sizeof(one));
       record.num_correct += one.num_correct;
@@ -177,7 +193,8 @@ Result<EvalRecord> TrainingEngine::evaluate(int64_t num_steps) {
   record.loss = loss_sum / static_cast<double>(record.num_samples);
   record.accuracy =
       static_cast<double>(record.num_correct) / static_cast<double>(record.num_samples);
-  return record;
+  outcome.record = record;
+  return outcome;
 }
 
 }  // namespace lockstep

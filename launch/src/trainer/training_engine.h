@@ -32,7 +32,7 @@ class TrainingEngine final : public StepEngine {
 
   Result<StepOutcome> run_step(int64_t step, uint64_t flags) override;
   Result<StepOutcome> skip_step(int64_t step, uint64_t flags) override;
-  Result<EvalRecord> evaluate(int64_t num_steps) override;
+  Result<EvalOutcome> evaluate(int64_t num_steps, const FlagsQuestion& flags) override;
 
   /// Something of this rank's alone failed (its metrics file, say): the next step ends with that
   /// error on every rank.
@@ -45,7 +45,9 @@ class TrainingEngine final : public StepEngine {
   Status work_micro_batches(int64_t step);
   std::string describe_bad_numbers(const StepGradients& gradients) const;
   StepRecord record_of(int64_t step) const;
-  Result<std::vector<EvalCounts>> evaluate_own_batches(int64_t batch_size, int64_t num_batches);
+  /// Counts up to the first batch before which `flags` had kFlagStop; `told` gets the flags.
+  Result<std::vector<EvalCounts>> evaluate_own_batches(int64_t batch_size, int64_t num_batches,
+                                                       const FlagsQuestion& flags, uint64_t* told);
 
   TrainingParts parts_;
   std::unique_ptr<BatchLoader> loader_;

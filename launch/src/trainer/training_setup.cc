@@ -89,6 +89,7 @@ StepLoopOptions loop_options(const Recipe& recipe, int64_t steps_per_epoch) {
   options.eval_every_epochs = recipe.eval().every_epochs;
   options.save_every_steps = recipe.checkpoint().every_steps;
   options.save_every_epochs = recipe.checkpoint().every_epochs;
+  options.grace_s = recipe.checkpoint().grace_s;
   options.chooses_interval = recipe.checkpoint().every == "auto";
   const std::string& policy = recipe.train().on_nonfinite;
   options.on_nonfinite = policy == "skip"
@@ -172,6 +173,20 @@ std::vector<std::string> fingerprint(const Recipe& recipe, const TrainerOptions&
   lines.push_back(cat("LibTorch ", TORCH_VERSION));
   lines.push_back(cat("instruction set ", instruction_set()));
   return lines;
+}
+
+std::string stop_text(const TrainReport& report, double grace_s, double expected_save_ms) {
+  const std::string newest = report.durable_steps
+                                 ? cat("the newest checkpoint is of step ", *report.durable_steps)
+                                 : std::string("there is no checkpoint yet");
+  if (report.stop == TrainStop::kSaved)
+    return cat("told to stop: saved after step ", report.steps, "; ", newest);
+  if (report.stop == TrainStop::kNothingNew)
+    return cat("told to stop: nothing new to save; ", newest);
+  return cat("told to stop: a grace period of ", fixed(grace_s, 1),
+             " s (checkpoint.grace_s) is too short for a save, which took ",
+             fixed(expected_save_ms * 1e-3, 3), " s; ", newest, ", and ",
+             report.steps - report.durable_steps.value_or(0), " steps will be done again");
 }
 
 std::string start_text(const Recipe& recipe, const World& world, CommSchedule schedule,

@@ -36,6 +36,9 @@ std::vector<std::string> fingerprint(const Recipe& recipe, const TrainerOptions&
 std::string start_text(const Recipe& recipe, const World& world, CommSchedule schedule,
                        int64_t attempt, const std::string& resumed_from);
 
+/// What became of the run at a stop by a signal, for people. Requires: report.stop is not kNone.
+std::string stop_text(const TrainReport& report, double grace_s, double expected_save_ms);
+
 /// Notes how old the process was when the first step of this start was done.
 class FirstStepClock final : public StepObserver {
  public:

@@ -156,7 +156,7 @@ TEST(RecipeHash, LeavesOutWhatTheDesignLeavesOut) {
                   "checkpoint.io", "checkpoint.staging_mib", "checkpoint.max_write_mib_per_s",
                   "checkpoint.read_back", "checkpoint.keep_latest", "checkpoint.keep_every_steps",
                   "checkpoint.keep_best", "checkpoint.keep_for", "checkpoint.every",
-                  "checkpoint.mtbf_hours", "checkpoint.max_overhead"));
+                  "checkpoint.mtbf_hours", "checkpoint.max_overhead", "checkpoint.grace_s"));
 }
 
 TEST(RecipeHash, IsTheSameForTheSameValuesFromAnotherPlace) {

@@ -39,17 +39,23 @@ class FakeEngine final : public StepEngine {
     outcome.record.is_applied = false;
     return outcome;
   }
-  Result<EvalRecord> evaluate(int64_t num_steps) override {
-    journal_->push_back(cat("eval ", num_steps));
+  Result<EvalOutcome> evaluate(int64_t num_steps, const FlagsQuestion& flags) override {
+    const uint64_t told = flags() | (num_steps == peer_stops_in_evaluation ? kFlagStop : 0);
+    const bool gives_up = polls_in_evaluation && (told & kFlagStop) != 0;
+    journal_->push_back(cat(gives_up ? "no eval " : "eval ", num_steps));
+    if (gives_up) return EvalOutcome{std::nullopt, told};
     EvalRecord record;
     record.num_steps = num_steps;
-    return record;
+    return EvalOutcome{record, told};
   }
 
   std::map<int64_t, int> bad_times;  ///< how often a step comes out bad
   int64_t peer_stops_at = -1;        ///< another rank's flag
   std::set<int64_t> peer_saves_at;   ///< steps in which another rank still saves
   int64_t peer_wants_every = 0;      ///< the interval that another rank decides on
+  bool polls_in_evaluation = true;   ///< false: an evaluation ends before it asks
+  int64_t peer_stops_in_evaluation = -1;
+  int64_t peer_has_no_time_at = -1;  ///< another rank's flag
   int64_t fails_at = -1;
 
  private:
@@ -59,6 +65,7 @@ class FakeEngine final : public StepEngine {
     outcome.record.step_ms = 100;
     outcome.record.loss = 1.0 / static_cast<double>(step + 1);
     outcome.flags = flags | (step == peer_stops_at ? kFlagStop : 0) |
+                    (step == peer_has_no_time_at ? kFlagNoTimeToSave : 0) |
                     (peer_saves_at.contains(step) ? kFlagSaving : 0) |
                     static_cast<uint64_t>(peer_wants_every) << kFlagIntervalShift;
     return outcome;
@@ -90,6 +97,7 @@ class FakeKeeper final : public StateKeeper {
     if (num_steps == breaks_at) return peer_failure_error("rank 1 is gone");
     SaveRecord record;
     record.num_steps = num_steps;
+    record.save_ms = save_ms;
     if (fails_at.contains(num_steps)) {
       record.status = resource_exhausted_error("the disk is full");
       return record;
@@ -110,6 +118,7 @@ class FakeKeeper final : public StateKeeper {
   std::map<int64_t, std::vector<int64_t>> skipped_at_save;
   std::set<int64_t> fails_at;
   int64_t breaks_at = -1;
+  double save_ms = 0;
   bool is_slow = false;  ///< a save behind training never ends by itself
 
  private:

@@ -64,7 +64,8 @@ TEST_F(StepLoop, StopsWhereTheFlagComesAndSaves) {
 TEST_F(StepLoop, AsksThisRankOnceAStep) {
   static int questions;
   questions = 0;
-  LoopReport report = run_well([] { return ++questions == 4; });
+  LoopReport report =
+      run_well([] { return ++questions == 4 ? std::optional<double>(0) : std::nullopt; });
   EXPECT_EQ(questions, 4);
   EXPECT_EQ(report.end, LoopEnd::kStoppedBySignal);
   EXPECT_EQ(report.num_steps, 4);

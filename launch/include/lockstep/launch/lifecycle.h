@@ -3,6 +3,7 @@
 // other ranks, stop signals, and leaving with the right exit code on every rank.
 
 #include <functional>
+#include <optional>
 
 #include "lockstep/core/base/exit_code.h"
 #include "lockstep/core/base/status.h"
@@ -10,12 +11,13 @@
 
 namespace lockstep {
 
-/// Installs handlers for SIGUSR1 and SIGTERM: the first asks for a stop at the next step, a second
-/// one leaves at once with 128 + the signal's number. Call after libraries that install handlers of
-/// their own are initialised.
+/// Installs handlers for SIGUSR1 and SIGTERM: the first of them asks for a stop at the next step. A
+/// SIGUSR1 after that changes nothing: whoever asks twice wants the checkpoint all the same. A
+/// SIGTERM after that leaves at once with 143. Call at the very start, and again after libraries
+/// that install handlers of their own are initialised.
 void install_stop_signals();
-/// Whether a stop was asked for. Any thread.
-bool stop_was_requested();
+/// Seconds since a stop was asked for; nothing while it was not. Any thread.
+std::optional<double> asked_to_stop_s_ago();
 /// From now on SIGTERM is ignored: Open MPI sends it to the ranks when one of them died, and that
 /// is no request to stop. Any thread.
 void note_lost_peer();

@@ -39,6 +39,9 @@ struct TrainerOptions {
   int64_t stop_after_steps = 0;  ///< save and leave once so many steps are done; 0: run to the end
   std::string report_path;       ///< rank 0 writes the report here as JSON; empty: nowhere
   bool show_progress = true;     ///< rank 0 tells a person what is going on (standard error)
+  StopQuestion asked_to_stop_s_ago = {};  ///< empty: by signals (lifecycle.h)
+  /// Called when a rank enters a numbered step of the save protocol (1 to 9). For tests.
+  std::function<void(int step, int world_rank)> on_save_step = {};
 };
 
 /// What one rank's memory is spent on, in bytes.
@@ -51,10 +54,21 @@ struct RankMemory {
 
 enum class TrainEnd : uint8_t { kDone, kStoppedBySignal, kStoppedByLimit };
 
+/// What a stop by a signal leaves behind in the run directory.
+enum class TrainStop : uint8_t {
+  kNone,        ///< there was no such stop, or no run directory
+  kSaved,       ///< a durable checkpoint of the state of the end
+  kPrevious,    ///< the grace period was too short: the newest durable checkpoint is an older one
+  kNothingNew,  ///< no step was done: whatever checkpoint was there
+};
+
 /// What a run came to; the same on every rank except for times.
 struct TrainReport {
   TrainEnd end = TrainEnd::kDone;
-  bool is_saved = false;  ///< a durable checkpoint holds the state of the end
+  TrainStop stop = TrainStop::kNone;
+  std::string stop_text;                 ///< the same for people; empty without a stop
+  std::optional<int64_t> durable_steps;  ///< done in the newest durable checkpoint
+  bool is_saved = false;                 ///< a durable checkpoint holds the state of the end
   int world_size = 1;
   int64_t attempt = 0;       ///< 0 without a run directory
   int64_t steps = 0;         ///< done over the life of the run

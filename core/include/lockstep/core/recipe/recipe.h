@@ -84,10 +84,11 @@ struct CheckpointRecipe {
   bool read_back = false;           ///< shards are read back from the disk before the commit
   std::string
       keep_best;  ///< "max:accuracy", "min:loss": also keep the best by this metric; empty: none
-  std::string keep_for;  ///< "7d", "36h": also keep those younger than that; empty: none
+  std::string keep_for;         ///< "7d", "36h": also keep those younger than that; empty: none
   std::string every = "fixed";  ///< or "auto": the interval follows from what saves cost
   double mtbf_hours = 0;        ///< auto: mean time between failures of the whole job
   double max_overhead = 0.01;   ///< auto: share of the time that saves may take
+  double grace_s = 0;           ///< from a stop signal to the kill; 0: not known
 };
 
 /// The tables of a recipe.

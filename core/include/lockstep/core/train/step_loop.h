@@ -50,8 +50,9 @@ struct IntervalRecord {
 };
 
 /// Bits of the flag word on which ranks agree at each step.
-inline constexpr uint64_t kFlagStop = 1;    ///< save and leave
-inline constexpr uint64_t kFlagSaving = 2;  ///< this rank's part of a save is under way
+inline constexpr uint64_t kFlagStop = 1;          ///< save and leave
+inline constexpr uint64_t kFlagSaving = 2;        ///< this rank's part of a save is under way
+inline constexpr uint64_t kFlagNoTimeToSave = 4;  ///< with kFlagStop: leave without a save
 /// From this bit on: the interval between saves that the one rank with a chooser wants, in steps; 0
 /// from the others.
 inline constexpr int kFlagIntervalShift = 16;
@@ -60,6 +61,13 @@ struct StepOutcome {
   StepRecord record;
   uint64_t flags = 0;  ///< of all ranks
 };
+
+struct EvalOutcome {
+  std::optional<EvalRecord> record;  ///< nothing: given up, because a rank was told to stop
+  uint64_t flags = 0;                ///< of all ranks
+};
+/// This rank's flags now; asked again and again in what takes long.
+using FlagsQuestion = std::function<uint64_t()>;
 
 /// Computes. Collective where there are ranks: all call in the same order and get the same outcome.
 /// Errors end the run: those of the data, of compute and of peers.
@@ -71,7 +79,8 @@ class StepEngine {
   virtual Result<StepOutcome> run_step(int64_t step, uint64_t flags) = 0;
   /// Counts a step as done without computing it (its batch was found bad before).
   virtual Result<StepOutcome> skip_step(int64_t step, uint64_t flags) = 0;
-  virtual Result<EvalRecord> evaluate(int64_t num_steps) = 0;
+  /// Gives up on every rank as soon as one has kFlagStop.
+  virtual Result<EvalOutcome> evaluate(int64_t num_steps, const FlagsQuestion& flags) = 0;
 };
 
 /// Saves the state and goes back to it.
@@ -128,14 +137,25 @@ struct StepLoopOptions {
   int64_t stop_after_step = 0;         ///< stop once so many steps are done; 0: no such limit
   OnNonFinite on_nonfinite = OnNonFinite::kStop;
   std::vector<int64_t> skipped_steps;  ///< decided earlier, from the checkpoint
-  bool can_save = true;                ///< false: no run directory; nothing is saved
-  bool saves_behind = false;           ///< all saves but the last go on behind training
+  bool is_stopped = false;    ///< all ranks agreed on a stop before the first step: run none
+  bool is_evaluated = true;   ///< false: an evaluation that is due at first_step was given up by a
+                              ///< stop and is made up for
+  bool can_save = true;       ///< false: no run directory; nothing is saved
+  double grace_s = 0;         ///< from being told to stop to being killed; 0: not known
+  bool saves_behind = false;  ///< all saves but the last go on behind training
   bool skips_when_saving = false;  ///< with it: a save that is due while one is under way is left
                                    ///< out, else training waits
 };
 
 /// Steps between saves while none was measured yet.
 inline constexpr int64_t kFirstInterval = 10;
+
+/// What a stop left behind.
+enum class StopVerdict : uint8_t {
+  kNone,      ///< there was no stop, or nowhere to save
+  kSaved,     ///< the state of the end is durable, or nothing was done since the start
+  kPrevious,  ///< the grace period was too short for a save: what counts is the checkpoint before
+};
 
 enum class LoopEnd : uint8_t { kDone, kStoppedBySignal, kStoppedByLimit };
 
@@ -146,15 +166,21 @@ struct LoopReport {
   std::optional<StepRecord> last_step;
   std::optional<EvalRecord> last_eval;
   std::optional<SaveRecord> last_save;
-  int64_t interval_steps = 0;  ///< in use at the end; 0: it was not chosen by measurement
+  StopVerdict verdict = StopVerdict::kNone;  ///< of a stop by signal
+  std::optional<int64_t> durable_steps;      ///< done in the newest durable checkpoint
+  double expected_save_ms = 0;  ///< what the verdict went by, on this rank; 0: nothing measured
+  int64_t interval_steps = 0;   ///< in use at the end; 0: it was not chosen by measurement
   std::vector<int64_t> skipped_steps;
 };
 
-/// Asks whether this rank was told to stop (a signal); called once a step.
-using StopQuestion = std::function<bool()>;
+/// Seconds since this rank was told to stop (a signal), nothing while it was not. Asked once a
+/// step, and in evaluations.
+using StopQuestion = std::function<std::optional<double>()>;
 
 /// Runs steps first_step .. end_step - 1. Evaluates and saves at the ends of epochs as told, and at
-/// the end of the run; after a stop it saves and returns. `observers` are called in order.
+/// the end of the run; after a stop it saves and returns. Where the grace period seems too short
+/// for that on any rank, by the longest of the last saves, and there is a durable checkpoint, it
+/// returns without. `observers` are called in order.
 /// Collective where the engine is. Errors: those of the seams; kInvalidArgument for numbers that
 /// are not finite under kStop, or that come again after a roll back.
 Result<LoopReport> run_step_loop(StepEngine& engine, StateKeeper& keeper,
