@@ -85,9 +85,10 @@ class KillPart {
     }
     for (int rank = 0; rank < num_ranks; ++rank) {
       for (uint64_t call = 1; call <= num_calls[static_cast<size_t>(rank)]; ++call) {
+        ++result_.count("calls");
+        if (num_cases_++ % stride_ != offset_) continue;
         for (const bool all : {false, true}) {
           if (all && num_ranks == 1) continue;
-          if (num_cases_++ % stride_ != offset_) continue;
           kill_one(operation, num_ranks, {rank, call, all});
         }
       }
