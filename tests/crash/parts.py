@@ -210,7 +210,7 @@ PARTS = [
     ModelPart("model", [("states", "distinct crash states in memory, 1-4 ranks; 8 wrong protocols as controls", 100_000),
                           ("kill_points", "calls at which the model was cut", None)],
                 short={"exhaustive": 8, "samples": 6, "cut-starts": 2},
-                long={"exhaustive": 64, "samples": 160, "cut-starts": 40}),
+                long={"exhaustive": 64, "samples": 1200, "cut-starts": 40}),
     ProgramPart("errors", [("errors_*", "ENOSPC, EDQUOT, EIO and short writes at the k-th call, 1-4 ranks", 1000)],
                 short={"every": 3, "one-case-of": 23}, long={"every": 1}),
     ProgramPart("flips", [("flips", "single bits of a checkpoint's files, refused before a tensor has them", 100_000),
