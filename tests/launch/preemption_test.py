@@ -85,7 +85,9 @@ class Preemption(runs.Case):
         runs.kill(process.pid, signal.SIGUSR1)
         _, errors = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 85, errors[-2000:])
-        self.assertIn("nothing new to save; the newest checkpoint is of step 3", errors)
+        # A quick machine may have trained a step by then; that one is saved.
+        if self.steps_saved(run) == 3:
+            self.assertIn("nothing new to save; the newest checkpoint is of step 3", errors)
         self.goes_on(run)
 
     def handles_usr1(self, pid):
