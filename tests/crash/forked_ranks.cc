@@ -10,6 +10,7 @@
 #include <array>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <new>
 
 #include "lockstep/core/base/caught.h"
@@ -178,6 +179,24 @@ void ForkedRanks::send(int world_rank, int signal_number) {
 
 void ForkedRanks::send_to_all(int signal_number) {
   for (int rank = 0; rank < num_ranks(); ++rank) send(rank, signal_number);
+}
+
+std::string ForkedRanks::thread_states(int world_rank) const {
+  const auto i = static_cast<size_t>(world_rank);
+  if (has_ended_[i] != 0) return "ended";
+  std::string states = is_frozen_[i] != 0 ? "frozen" : "not frozen";
+  std::error_code error;
+  for (const auto& task :
+       std::filesystem::directory_iterator(cat("/proc/", pids_[i], "/task"), error)) {
+    // NAME (COMMAND) STATE ..., and the kernel's function that it waits in.
+    std::string stat;
+    std::getline(std::ifstream(task.path() / "stat"), stat);
+    std::string waits_in;
+    std::getline(std::ifstream(task.path() / "wchan"), waits_in);
+    const size_t end = stat.rfind(") ");
+    states += cat(" [", end == std::string::npos ? "?" : stat.substr(end + 2, 1), " ", waits_in, "]");
+  }
+  return states;
 }
 
 void copy_folder(const std::string& from, const std::string& to) {

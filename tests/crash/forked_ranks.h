@@ -62,7 +62,8 @@ class ForkedRanks {
   bool wait_until_frozen(double seconds);
   void send(int world_rank, int signal_number);
   void send_to_all(int signal_number);
-  bool has_ended(int world_rank) const { return has_ended_[static_cast<size_t>(world_rank)] != 0; }
+  /// Whether it is seen to have ended or to stand still, and the state of each of its threads (R, S, D, T, Z).
+  std::string thread_states(int world_rank) const;
 
  private:
   void look(int flags);
