@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 #include <new>
+#include <utility>
 
 #include "lockstep/core/base/caught.h"
 #include "lockstep/core/base/text.h"
@@ -63,6 +64,36 @@ void run_rank(const Pipes& pipes, int rank, RankReport& report,
   });
   if (!status.is_ok()) report.set_status(status);
   report.is_done = 1;
+}
+
+/// State (R, S, D, T, Z) of each thread of a process, and the kernel's function that it waits in.
+std::vector<std::pair<char, std::string>> threads_of(pid_t pid) {
+  std::vector<std::pair<char, std::string>> threads;
+  std::error_code error;
+  for (const auto& task : std::filesystem::directory_iterator(cat("/proc/", pid, "/task"), error)) {
+    std::string stat;  // NUMBER (COMMAND) STATE ...
+    std::ifstream stat_file(task.path() / "stat");
+    std::getline(stat_file, stat);
+    std::string waits_in;
+    std::ifstream wait_file(task.path() / "wchan");
+    std::getline(wait_file, waits_in);
+    const size_t end = stat.rfind(") ");
+    threads.emplace_back(end == std::string::npos ? '?' : stat[end + 2], waits_in);
+  }
+  return threads;
+}
+
+/// Whether a stop has begun and no thread will run its program again before it is over. The kernel
+/// reports that to the parent only once the last thread stands, and one that ends waits for its
+/// stopped io_uring worker (io_wq_put_and_exit): that is never.
+bool stands_still(pid_t pid) {
+  const auto threads = threads_of(pid);
+  const auto is_in = [](char state) {
+    return [state](const auto& each) { return each.first == state; };
+  };
+  return std::any_of(threads.begin(), threads.end(), is_in('T')) &&
+         std::all_of(threads.begin(), threads.end(),
+                     [](const auto& each) { return each.first == 'T' || each.first == 'D'; });
 }
 
 }  // namespace
@@ -164,7 +195,7 @@ bool ForkedRanks::wait_until_frozen(double seconds) {
   return wait_for(seconds, [this] {
     look(WUNTRACED);
     for (size_t i = 0; i < pids_.size(); ++i) {
-      if (has_ended_[i] == 0 && is_frozen_[i] == 0) return false;
+      if (has_ended_[i] == 0 && is_frozen_[i] == 0 && !stands_still(pids_[i])) return false;
     }
     return true;
   });
@@ -185,17 +216,8 @@ std::string ForkedRanks::thread_states(int world_rank) const {
   const auto i = static_cast<size_t>(world_rank);
   if (has_ended_[i] != 0) return "ended";
   std::string states = is_frozen_[i] != 0 ? "frozen" : "not frozen";
-  std::error_code error;
-  for (const auto& task :
-       std::filesystem::directory_iterator(cat("/proc/", pids_[i], "/task"), error)) {
-    // NAME (COMMAND) STATE ..., and the kernel's function that it waits in.
-    std::string stat;
-    std::getline(std::ifstream(task.path() / "stat"), stat);
-    std::string waits_in;
-    std::getline(std::ifstream(task.path() / "wchan"), waits_in);
-    const size_t end = stat.rfind(") ");
-    states += cat(" [", end == std::string::npos ? "?" : stat.substr(end + 2, 1), " ", waits_in, "]");
-  }
+  for (const auto& [state, waits_in] : threads_of(pids_[i]))
+    states += cat(" [", std::string(1, state), " ", waits_in, "]");
   return states;
 }
 

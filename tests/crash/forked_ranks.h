@@ -62,7 +62,8 @@ class ForkedRanks {
   bool wait_until_frozen(double seconds);
   void send(int world_rank, int signal_number);
   void send_to_all(int signal_number);
-  /// Whether it is seen to have ended or to stand still, and the state of each of its threads (R, S, D, T, Z).
+  /// Whether it is seen to have ended or to stand still, and the state of each of its threads (R,
+  /// S, D, T, Z).
   std::string thread_states(int world_rank) const;
 
  private:

@@ -146,9 +146,9 @@ class FreezePart {
               " of rank ", point.world_rank, ": neither ends nor freezes:");
       for (int rank = 0; rank < num_ranks; ++rank) {
         const RankReport& report = older.report(rank);
-        how += cat(" rank ", rank, " hit ", report.was_hit.load(), " calls ",
-                   report.num_calls.load(), " step ", report.step.load(), " ",
-                   older.thread_states(rank));
+        how +=
+            cat(" rank ", rank, " hit ", report.was_hit.load(), " calls ", report.num_calls.load(),
+                " step ", report.step.load(), " ", older.thread_states(rank));
       }
       return result_.violate(how);
     }
