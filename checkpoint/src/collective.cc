@@ -123,4 +123,8 @@ Result<std::string> share_long(ControlPlane& plane, std::string_view what,
   return value;
 }
 
+Deadline deadline_within(const Stopwatch& start, double whole_s, double seconds) {
+  return Deadline::after_s(std::clamp(whole_s - start.elapsed_s(), seconds / 4, seconds));
+}
+
 }  // namespace lockstep

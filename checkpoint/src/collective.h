@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "lockstep/checkpoint/shard_file.h"
+#include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/hash.h"
 #include "lockstep/core/base/status.h"
 #include "lockstep/distributed/control_plane.h"
@@ -54,4 +55,9 @@ Result<std::string> share(ControlPlane& plane, std::string_view what,
 /// As share() for texts that may be longer than one message.
 Result<std::string> share_long(ControlPlane& plane, std::string_view what,
                                const Result<std::string>& of_rank_0, Deadline deadline);
+
+/// For one of several waits for peers that have `whole_s` together, since `start`: at most
+/// `seconds`, at least a quarter of it (a rank that itself came late must not blame the others).
+Deadline deadline_within(const Stopwatch& start, double whole_s, double seconds);
+
 }  // namespace lockstep

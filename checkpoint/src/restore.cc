@@ -45,6 +45,7 @@ Result<std::optional<Restored>> RestoreProtocol::run() {
     return std::optional<Restored>();
   }
   while (true) {
+    since_look_ = Stopwatch();
     Result<std::optional<Candidate>> mine = std::optional<Candidate>();
     if (is_rank_0()) mine = caught([&] { return next_candidate(); });
     LOCKSTEP_ASSIGN_OR_RETURN(const std::optional<Candidate> candidate, share_candidate(mine));
@@ -303,6 +304,7 @@ Result<bool> RestoreProtocol::read_together(const Manifest& manifest, const std:
   if (worst.is_ok()) return true;
   if (request_.mode == ResumeMode::kPath) return corruption_error(worst.message());
 
+  since_look_ = Stopwatch();
   Result<std::string> verdict = std::string();
   if (is_rank_0()) verdict = caught([&] { return judge(manifest, folder, accused); });
   LOCKSTEP_RETURN_IF_ERROR(

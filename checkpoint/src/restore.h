@@ -36,14 +36,16 @@ class RestoreProtocol {
   bool is_rank_0() const { return context_.plane->world_rank() == 0; }
   FileSystem& fs() const { return *context_.options->fs; }
   Deadline control_deadline() const {
-    return Deadline::after_s(context_.options->control_timeout_s);
+    return deadline_within(since_look_, data_seconds(), context_.options->control_timeout_s);
   }
   /// For all ranks to read what the candidate holds, once its manifest is known.
   double data_seconds() const {
     return context_.options->data_timeout_s +
            static_cast<double>(candidate_bytes_) / context_.options->least_bytes_per_s;
   }
-  Deadline data_deadline() const { return Deadline::after_s(data_seconds()); }
+  Deadline data_deadline() const {
+    return deadline_within(since_look_, data_seconds(), data_seconds());
+  }
 
   Result<std::string> refuse_or_move_aside();
   Result<std::optional<Candidate>> next_candidate();
@@ -60,6 +62,7 @@ class RestoreProtocol {
 
   RestoreContext context_;
   const RestoreRequest& request_;
+  Stopwatch since_look_;  ///< at a candidate, for the first or the second time
   uint64_t candidate_bytes_ = 0;
   std::vector<std::string> quarantined_;
   uint64_t own_bytes_read_ = 0;

@@ -146,6 +146,7 @@ Status SaveProtocol::read_token(const std::string& token) const {
 
 Status SaveProtocol::prepare() {
   const Stopwatch watch;
+  since_begin_ = Stopwatch();
   enter(1);
   Result<std::string> made = std::string();
   if (is_rank_0()) made = make_partial();

@@ -61,12 +61,14 @@ class SaveProtocol {
 
   bool is_rank_0() const { return context_.plane->world_rank() == 0; }
   FileSystem& fs() const { return *context_.options->fs; }
-  Deadline control_deadline() const {
-    return Deadline::after_s(context_.options->control_timeout_s);
-  }
+  Deadline control_deadline() const { return peers_deadline(context_.options->control_timeout_s); }
   /// For all ranks to write their parts, once check_space() knows how much that is.
   double data_seconds() const;
-  Deadline data_deadline() const { return Deadline::after_s(data_seconds()); }
+  Deadline data_deadline() const { return peers_deadline(data_seconds()); }
+  /// At most `seconds`, and what is left of the one time that peers have for the whole save.
+  Deadline peers_deadline(double seconds) const {
+    return deadline_within(since_begin_, data_seconds(), seconds);
+  }
   /// For a buffer to come back while peers are waited for and parts are written.
   Deadline fill_deadline() const;
   std::string what(std::string_view part) const;
@@ -91,6 +93,7 @@ class SaveProtocol {
   uint64_t own_state_bytes_ = 0;
   uint64_t total_state_bytes_ = 0;    ///< of all ranks
   uint64_t largest_state_bytes_ = 0;  ///< of one rank
+  Stopwatch since_begin_;  ///< of prepare()
   GenerationName name_;
   std::string partial_;
   Status own_status_;  ///< of begin_stage() and write() on this rank

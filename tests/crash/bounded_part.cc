@@ -16,7 +16,6 @@ namespace {
 constexpr int kMostRanks = 3;
 constexpr double kTimeoutSeconds = 1.5;  ///< of the ranks, in place of ten seconds
 constexpr double kMarginSeconds = 1.5;   ///< for a machine that does other things as well
-constexpr int kMostWaits = 6;            ///< for peers, in one save or start
 constexpr double kTrainingSeconds = 60;  ///< what training waits for a rank
 constexpr double kMostSeconds = 90;
 constexpr int64_t kSlowCallNs = 700'000'000;
@@ -227,9 +226,7 @@ void BoundedPart::check(const Case& now, const std::string& where, ForkedRanks& 
                            status.message().find(cat(now.culprit)) != std::string::npos);
     if (!status.is_ok() && !is_named)
       result_.violate(cat(where, ": rank ", rank, " does not name it: ", status.to_string()));
-    // One that is slow, but not too slow for any one wait, delays each of them.
-    const double most = (now.trouble == Trouble::kSlow ? kMostWaits : 1) * kTimeoutSeconds;
-    if (report.seconds > most + kMarginSeconds)
+    if (report.seconds > kTimeoutSeconds + kMarginSeconds)
       result_.violate(cat(where, ": rank ", rank, " waited ", fixed(report.seconds, 1), " s"));
     const bool goes_on = now.trouble != Trouble::kDies;
     if (goes_on && report.acknowledged != 1)
