@@ -31,21 +31,29 @@ Result<std::vector<std::vector<uint64_t>>> read_block_hashes(FileSystem& fs,
   for (size_t i = 0; i < manifest.shards.size(); ++i) {
     LOCKSTEP_RETURN_IF_ERROR(check_shard_size(fs, folder, manifest, i));
   }
-  std::vector<std::vector<uint64_t>> hashes;
-  for (size_t kind = 0; kind < manifest.schema.kinds.size(); ++kind) {
-    hashes.emplace_back(static_cast<size_t>(space_of(manifest.schema, kind).num_blocks()));
-  }
+  auto hashes = room_for_hashes(manifest.schema);
   for (size_t i = 0; i < manifest.shards.size(); ++i) {
     LOCKSTEP_ASSIGN_OR_RETURN(const ShardReader reader,
                               ShardReader::open(fs, folder, manifest.schema, manifest.shards[i],
                                                 manifest.shard_identity(i)));
-    for (const ShardExtent& extent : reader.layout().extents) {
-      const auto from = reader.block_hashes().begin() + static_cast<ptrdiff_t>(extent.first_hash);
-      std::copy(from, from + extent.blocks.num_blocks(),
-                hashes[extent.kind_index].begin() + extent.blocks.first);
-    }
+    put_hashes(reader, &hashes);
   }
   return hashes;
+}
+
+std::vector<std::vector<uint64_t>> room_for_hashes(const StateSchema& schema) {
+  std::vector<std::vector<uint64_t>> hashes;
+  for (size_t kind = 0; kind < schema.kinds.size(); ++kind)
+    hashes.emplace_back(static_cast<size_t>(space_of(schema, kind).num_blocks()));
+  return hashes;
+}
+
+void put_hashes(const ShardReader& shard, std::vector<std::vector<uint64_t>>* hashes) {
+  for (const ShardExtent& extent : shard.layout().extents) {
+    const auto from = shard.block_hashes().begin() + static_cast<ptrdiff_t>(extent.first_hash);
+    std::copy(from, from + extent.blocks.num_blocks(),
+              (*hashes)[extent.kind_index].begin() + extent.blocks.first);
+  }
 }
 
 Status verify_shard(FileSystem& fs, const std::string& folder, const Manifest& manifest,

@@ -17,6 +17,11 @@ Result<std::vector<std::vector<uint64_t>>> read_block_hashes(FileSystem& fs,
                                                              const std::string& folder,
                                                              const Manifest& manifest);
 
+/// Room for the hash of every block of each kind.
+std::vector<std::vector<uint64_t>> room_for_hashes(const StateSchema& schema);
+/// Puts the hashes of a shard's blocks where they belong.
+void put_hashes(const ShardReader& shard, std::vector<std::vector<uint64_t>>* hashes);
+
 /// Reads all of one shard through `stream`. OK when everything in it is as the manifest says.
 /// Errors: as BlockStream::read.
 Status verify_shard(FileSystem& fs, const std::string& folder, const Manifest& manifest,

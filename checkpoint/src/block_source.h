@@ -21,6 +21,11 @@ class BlockSource {
   /// Looks at all shards; holds at most kMaxOpenShards of them open. Errors: as read_manifest,
   /// ShardReader::open.
   static Result<BlockSource> open(FileSystem& fs, const std::string& folder);
+  /// Of a manifest that was read: a shard is opened when something is read out of it, so shards
+  /// that nobody needs may be bad or away; block_hashes() are not known. `fs` must outlive it.
+  /// Errors: as plan_shard.
+  static Result<BlockSource> open_lazily(FileSystem& fs, const std::string& folder,
+                                         Manifest manifest);
   BlockSource(BlockSource&&) noexcept;
   ~BlockSource();
 
@@ -29,7 +34,8 @@ class BlockSource {
   const std::vector<uint64_t>& block_hashes(size_t kind_index) const { return hashes_[kind_index]; }
 
   /// Fills `out` with a run of blocks of a kind, wherever they lie. Thread-safety: any thread.
-  /// Shapes: `out` exactly their bytes. Errors: kCorruption with file, tensor and block; kIoError.
+  /// Shapes: `out` exactly their bytes. Errors: kCorruption with file, tensor and block; kIoError;
+  /// opened lazily also as ShardReader::open.
   Status read(size_t kind_index, BlockRun blocks, std::span<std::byte> out) const;
 
  private:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "block_hashes.h"
 #include "lockstep/core/base/check.h"
 
 namespace lockstep {
@@ -117,6 +118,43 @@ ElemRun next_elems(const TensorPlace& place, int64_t first, int64_t unit_elems,
   return {first, std::min(end, place.spec.num_elems())};
 }
 
+Status fill_elems(const TensorPlace& place, int64_t unit_elems, ElemRun elems,
+                  std::span<std::byte> out,
+                  const std::function<Result<std::span<const std::byte>>(ElemRun)>& read) {
+  const int64_t elem_bytes = dtype_size_bytes(place.spec.dtype);
+  const int64_t units_end = (elems.end + unit_elems - 1) / unit_elems * unit_elems;
+  for (int64_t first = elems.first / unit_elems * unit_elems; first < elems.end;) {
+    ElemRun piece = next_elems(place, first, unit_elems, kReadPieceBytes);
+    piece.end = std::min(piece.end, units_end);
+    LOCKSTEP_ASSIGN_OR_RETURN(const auto bytes, read(piece));
+    const ElemRun common{std::max(elems.first, piece.first), std::min(elems.end, piece.end)};
+    const auto wanted =
+        bytes.subspan(static_cast<size_t>((common.first - piece.first) * elem_bytes),
+                      static_cast<size_t>(common.num_elems() * elem_bytes));
+    std::copy(wanted.begin(), wanted.end(),
+              out.begin() + (common.first - elems.first) * elem_bytes);
+    first = piece.end;
+  }
+  return Status::ok();
+}
+
+Status visit_tensors(const FlatSpace& space, const StateSlice& slice,
+                     const std::function<Status(size_t, ElemRun, std::span<std::byte>)>& visit) {
+  const ElemRun owned = space.elems_of(slice.blocks);
+  const int64_t elem_bytes = dtype_size_bytes(space.dtype);
+  for (size_t t = 0; t < space.tensors.size(); ++t) {
+    const TensorPlace& place = space.tensors[t];
+    const int64_t first = std::max(owned.first, place.offset_elems);
+    const int64_t end = std::min(owned.end, place.offset_elems + place.spec.num_elems());
+    if (first >= end) continue;
+    LOCKSTEP_RETURN_IF_ERROR(
+        visit(t, {first - place.offset_elems, end - place.offset_elems},
+              slice.bytes.subspan(static_cast<size_t>((first - owned.first) * elem_bytes),
+                                  static_cast<size_t>((end - first) * elem_bytes))));
+  }
+  return Status::ok();
+}
+
 Status TensorReader::load(size_t kind_index, const FlatSpace& space, BlockRun blocks) {
   // The first block wanted is often the last one read.
   size_t kept_bytes = 0;
@@ -131,6 +169,7 @@ Status TensorReader::load(size_t kind_index, const FlatSpace& space, BlockRun bl
   blocks_ = {};  // until they are read
   bytes_.resize(run_bytes(space, blocks));
   LOCKSTEP_RETURN_IF_ERROR(source_->read(kind_index, rest, std::span(bytes_).subspan(kept_bytes)));
+  bytes_read_ += bytes_.size() - kept_bytes;
   kind_index_ = kind_index;
   blocks_ = blocks;
   return Status::ok();

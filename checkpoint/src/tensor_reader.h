@@ -2,6 +2,7 @@
 // Tensors out of a checkpoint, piece by piece, so that memory is bounded however large they are.
 
 #include <cstddef>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -35,6 +36,17 @@ void from_row_major(const TensorSpec& spec, std::span<const std::byte> row_major
 ElemRun next_elems(const TensorPlace& place, int64_t first, int64_t unit_elems,
                    uint64_t limit_bytes);
 
+/// Fills `out` with elements of a tensor in storage order, piece after piece. `read` gives the
+/// bytes of a piece, whole units; they must stay valid until its next call. Errors: its own.
+Status fill_elems(const TensorPlace& place, int64_t unit_elems, ElemRun elems,
+                  std::span<std::byte> out,
+                  const std::function<Result<std::span<const std::byte>>(ElemRun)>& read);
+
+/// Calls visit(index in the space, elements of the tensor, their bytes in the slice) for each
+/// tensor that lies in the slice or partly does. Errors: the visitor's first.
+Status visit_tensors(const FlatSpace& space, const StateSlice& slice,
+                     const std::function<Status(size_t, ElemRun, std::span<std::byte>)>& visit);
+
 /// Reads through one source; neighbours share blocks, so the last ones read are kept.
 /// Thread-safety: one thread at a time; several of them may share a source.
 class TensorReader {
@@ -47,6 +59,9 @@ class TensorReader {
   /// The same in row-major order. Requires: whole units of row_major_unit().
   Result<std::span<const std::byte>> read_row_major(const StoredTensor& tensor, ElemRun elems);
 
+  /// Of blocks, so far.
+  uint64_t bytes_read() const { return bytes_read_; }
+
  private:
   Status load(size_t kind_index, const FlatSpace& space, BlockRun blocks);
 
@@ -55,6 +70,7 @@ class TensorReader {
   BlockRun blocks_;  // that are in bytes_
   std::vector<std::byte> bytes_;
   std::vector<std::byte> row_major_;
+  uint64_t bytes_read_ = 0;
 };
 
 }  // namespace lockstep

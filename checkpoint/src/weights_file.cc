@@ -126,39 +126,15 @@ Status read_part(const WeightsFile& file, const SafetensorsEntry& entry, const T
   if (unit == 1) return file.read(entry, static_cast<uint64_t>(part.first * elem_bytes), to);
   std::vector<std::byte> row_major;
   std::vector<std::byte> stored;
-  for (int64_t first = part.first / unit * unit; first < part.end;) {
-    const ElemRun elems = next_elems(place, first, unit, kReadPieceBytes);
-    row_major.resize(static_cast<size_t>(elems.num_elems() * elem_bytes));
-    stored.resize(row_major.size());
-    LOCKSTEP_RETURN_IF_ERROR(
-        file.read(entry, static_cast<uint64_t>(elems.first * elem_bytes), row_major));
-    from_row_major(spec, row_major, stored);
-    const ElemRun common{std::max(part.first, elems.first), std::min(part.end, elems.end)};
-    const auto bytes = std::span<const std::byte>(stored).subspan(
-        static_cast<size_t>((common.first - elems.first) * elem_bytes),
-        static_cast<size_t>(common.num_elems() * elem_bytes));
-    std::copy(bytes.begin(), bytes.end(), to.begin() + (common.first - part.first) * elem_bytes);
-    first = elems.end;
-  }
-  return Status::ok();
-}
-
-/// As much of every tensor as lies in the slice.
-Status fill_slice(const WeightsFile& file, const FlatSpace& space, const StateSlice& slice) {
-  const ElemRun owned = space.elems_of(slice.blocks);
-  const int64_t elem_bytes = dtype_size_bytes(space.dtype);
-  for (const TensorPlace& place : space.tensors) {
-    const ElemRun common{std::max(owned.first, place.offset_elems),
-                         std::min(owned.end, place.offset_elems + place.spec.num_elems())};
-    const auto entries = file.entries_of(place.spec);
-    if (common.first >= common.end || entries.empty()) continue;
-    const ElemRun part{common.first - place.offset_elems, common.end - place.offset_elems};
-    LOCKSTEP_RETURN_IF_ERROR(read_part(
-        file, *entries.front(), place, part,
-        slice.bytes.subspan(static_cast<size_t>((common.first - owned.first) * elem_bytes),
-                            static_cast<size_t>(common.num_elems() * elem_bytes))));
-  }
-  return Status::ok();
+  return fill_elems(
+      place, unit, part, to, [&](ElemRun elems) -> Result<std::span<const std::byte>> {
+        row_major.resize(static_cast<size_t>(elems.num_elems() * elem_bytes));
+        stored.resize(row_major.size());
+        LOCKSTEP_RETURN_IF_ERROR(
+            file.read(entry, static_cast<uint64_t>(elems.first * elem_bytes), row_major));
+        from_row_major(spec, row_major, stored);
+        return std::span<const std::byte>(stored);
+      });
 }
 
 }  // namespace
@@ -186,7 +162,13 @@ Result<ImportedWeights> import_weights(FileSystem& fs, const std::string& path,
     const FlatSpace* space = schema.layout.find(slice.kind.space);
     LOCKSTEP_CHECK(space != nullptr, "a slice of an unknown space ", slice.kind.space);
     if (slice.kind.kind != value_kind(space->role)) continue;
-    LOCKSTEP_RETURN_IF_ERROR(fill_slice(file, *space, slice));
+    LOCKSTEP_RETURN_IF_ERROR(
+        visit_tensors(*space, slice, [&](size_t t, ElemRun part, std::span<std::byte> to) {
+          const TensorPlace& place = space->tensors[t];
+          const auto entries = file.entries_of(place.spec);
+          return entries.empty() ? Status::ok()
+                                 : read_part(file, *entries.front(), place, part, to);
+        }));
   }
   return imported;
 }

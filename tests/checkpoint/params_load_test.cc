@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <mutex>
 
 #include "lockstep/core/base/memory_file_system.h"
@@ -171,6 +172,54 @@ TEST_F(ParamsLoad, IsNotDisturbedByABadSlotAndRefusesABadParameter) {
   EXPECT_EQ(refused.code(), StatusCode::kCorruption);
   EXPECT_THAT(refused.message(), HasSubstr("shard-0000"));
   EXPECT_TRUE(exists(fs_, path_).value()) << "nothing was moved";
+}
+
+TEST_F(ParamsLoad, NeedsNoShardThatHasNothingForIt) {
+  const Manifest manifest = read_manifest(fs_, path_, nullptr).value();
+  const TensorSpec bias = spec("conv.bias", {32}, SpaceRole::kTrainable);
+  const FlatSpace& space = *manifest.schema.layout.find("trainable.F32");
+  const auto place =
+      std::find_if(space.tensors.begin(), space.tensors.end(),
+                   [&](const TensorPlace& one) { return one.spec.name == bias.name; });
+  const int64_t first = place->offset_elems / kBlockElems;
+  const int64_t last = (place->offset_elems + 31) / kBlockElems;
+  std::vector<std::string> needed;
+  size_t num_removed = 0;
+  for (const ShardEntry& shard : manifest.shards) {
+    const auto has_it = [&](const KindRuns& kind) {
+      return kind.kind == StateKind{space.name, "param"} &&
+             std::any_of(kind.runs.begin(), kind.runs.end(),
+                         [&](const BlockRun& run) { return run.first <= last && first < run.end; });
+    };
+    if (std::any_of(shard.runs.begin(), shard.runs.end(), has_it)) {
+      needed.push_back(path_join(path_, shard.file));
+    } else {
+      ASSERT_TRUE(fs_.remove(path_join(path_, shard.file)).is_ok());
+      ++num_removed;
+    }
+  }
+  ASSERT_GE(num_removed, 1U);
+  TestState model(schema_of({bias}), 9);
+  ASSERT_TRUE(load(fs_, 1, model, path_, {{}, {"*"}}).status.is_ok());
+  EXPECT_TRUE(row_major(model, bias.name) == row_major(saved_, bias.name));
+  ASSERT_TRUE(fs_.remove(needed.at(0)).is_ok());
+  EXPECT_EQ(load(fs_, 1, model, path_, {{}, {"*"}}).status.code(), StatusCode::kNotFound);
+}
+
+TEST(ParamsLoadOfAnotherOrder, TurnsEveryStorageOrderIntoEveryOther) {
+  TensorSpec found = spec("w", {7, 300, 100}, SpaceRole::kFrozen, Dtype::kI8);
+  do {
+    MemoryFileSystem fs;
+    TestState saved(schema_of({found}), 5);
+    const std::string path = save_state(fs, 2, saved, 10).value().path;
+    const std::string expected = row_major(saved, "w");
+    TensorSpec wanted = spec("w", found.shape, SpaceRole::kFrozen, Dtype::kI8);
+    do {
+      TestState model(schema_of({wanted}), 9);  // its slices end inside of units
+      ASSERT_TRUE(load(fs, 2, model, path, {}).status.is_ok());
+      ASSERT_TRUE(row_major(model, "w") == expected);
+    } while (std::next_permutation(wanted.order.begin(), wanted.order.end()));
+  } while (std::next_permutation(found.order.begin(), found.order.end()));
 }
 
 TEST_F(ParamsLoad, RefusesWhatIsNotAllowedWithTheWholeList) {

@@ -52,6 +52,34 @@ TEST(StorageOrder, ThereAndBackForRandomShapes) {
   }
 }
 
+TEST(StorageOrder, ElementsComeInWholeUnitsAndBoundedPieces) {
+  std::mt19937_64 random(6);
+  std::vector<std::byte> all(9'000'000);
+  for (std::byte& byte : all) byte = static_cast<std::byte>(random());
+  for (const int64_t unit : {1, 1000, 1'500'000, 9'000'000}) {
+    const auto num_elems = static_cast<int64_t>(all.size());
+    const TensorPlace place{{"t", {}, Dtype::kI8, {num_elems}, {0}, SpaceRole::kFrozen}, 777};
+    const int64_t first = static_cast<int64_t>(random() % 1'000'000) + 1'000'000;
+    for (const ElemRun elems : {ElemRun{0, num_elems}, ElemRun{first, first + 6'000'000}}) {
+      int64_t next = elems.first / unit * unit;
+      std::vector<std::byte> out(static_cast<size_t>(elems.num_elems()));
+      const Status status = fill_elems(
+          place, unit, elems, out, [&](ElemRun piece) -> Result<std::span<const std::byte>> {
+            EXPECT_EQ(piece.first, next);
+            EXPECT_EQ(piece.num_elems() % unit, 0);
+            EXPECT_LE(piece.num_elems(), std::max<int64_t>(4 << 20, unit));
+            EXPECT_LT(piece.end - unit, elems.end) << "a unit that nobody wants";
+            next = piece.end;
+            return std::span<const std::byte>(all).subspan(static_cast<size_t>(piece.first),
+                                                           static_cast<size_t>(piece.num_elems()));
+          });
+      EXPECT_TRUE(status.is_ok());
+      EXPECT_GE(next, elems.end);
+      EXPECT_TRUE(std::equal(out.begin(), out.end(), all.begin() + elems.first));
+    }
+  }
+}
+
 /// A state, and its weights in "/weights.safetensors".
 class Weights : public ::testing::Test {
  protected:

@@ -66,8 +66,8 @@ struct ParamsLoaded {
 /// holds anything. Collective: all ranks, equal requests but for `into`. Errors, the same on every
 /// rank: kInvalidArgument with the list of differences that are not allowed; kCorruption or
 /// kNotFound for a bad or absent checkpoint; kUnsupported; kIoError, kTimeout, kPeerFailure.
-/// Nothing is ever moved. Cost: the blocks of this rank's parts; whole tensors where the storage
-/// order differs.
+/// Nothing is ever moved. Cost: the blocks of this rank's parts; where the storage order
+/// differs, at most those of whole tensors.
 Result<ParamsLoaded> load_params(FileSystem& fs, ControlPlane& plane,
                                  const ParamsLoadRequest& request);
 
