@@ -200,6 +200,10 @@ def all_parts():
         real_program.Disturbance("strace", "SIGKILL at a system call of one rank of the real program under mpirun, then a "
                                  "resume on another number of ranks", real_program.kill_at_call, {True: 0, False: 100}, 100,
                                  steps=8, every_steps=2, needs=("strace",)),
+        real_program.Disturbance("syscalls", "a system call of one rank of the real program fails or is interrupted (EINTR, "
+                                 "EIO, ENOSPC, EDQUOT), then a resume on another number of ranks",
+                                 real_program.error_at_call, {True: 0, False: 100}, 100, steps=8, every_steps=2,
+                                 needs=("strace",)),
         real_program.Disturbance("resumes", "SIGKILL of one rank of the real program at a random moment, then a resume on "
                                  "another number of ranks; saves behind training in half of them",
                                  real_program.kill_at_random, {True: 0, False: 100}, 100, steps=80, every_steps=10),

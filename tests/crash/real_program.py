@@ -1,5 +1,6 @@
-"""The real program under mpirun: killed at a system call (strace), killed at a random moment, resumed on another number
-of ranks. The digest of each finished run must be that of the run that nobody disturbed."""
+"""The real program under mpirun: killed at a system call (strace), an error given to a system call (strace), killed at a
+random moment; resumed on another number of ranks. The digest of each finished run must be that of the run that nobody disturbed."""
+import dataclasses
 import json
 import os
 import random
@@ -14,6 +15,10 @@ import parts
 
 SYSCALLS = ("fsync", "fdatasync", "rename", "pwrite64", "write", "openat", "mkdir", "unlink", "unlinkat", "rmdir",
             "ftruncate", "io_uring_enter", "pread64", "getdents64")
+# Next to nothing else makes these: MPI sets the size of its own memory with ftruncate, the loader of programs reads with
+# pread64, and neither bears an interruption.
+FILE_SYSCALLS = ("fsync", "io_uring_enter", "renameat2", "fallocate", "pwrite64", "unlink")
+MAY_BE_INTERRUPTED = ("fsync", "io_uring_enter", "fallocate", "pwrite64")
 WORLDS = (1, 2, 3, 4)
 TIMEOUT_S = 180
 
@@ -65,9 +70,16 @@ class Program:
             return json.load(file)
 
 
+@dataclasses.dataclass
+class Disturbed:
+    """What was done to a run, for messages, and what it did wrong by then."""
+    where: str
+    wrong: str = ""
+
+
 class Disturbance:
-    """Disturbs a run `times` times and finishes each; `disturb(program, run_dir, draw, number)` returns a text for
-    messages, or None when it could not be done that time."""
+    """Disturbs a run `times` times and finishes each; `disturb(program, run_dir, draw, number)` returns a Disturbed, or None
+    when it could not be done that time."""
 
     def __init__(self, name, what, disturb, times, at_least, steps, every_steps, needs=()):
         self.name = name
@@ -100,11 +112,14 @@ class Disturbance:
             if tried == times or time.monotonic() - start > context.most_seconds:
                 break
             run_dir = os.path.join(program.folder, f"run-{number}")
-            where = self._disturb(program, run_dir, draw, number)
-            if where is None:
+            done = self._disturb(program, run_dir, draw, number)
+            if done is None:
                 not_reached += 1
             else:
                 tried += 1
+                where = done.where
+                if done.wrong:
+                    violations.append(f"{where}: {done.wrong}")
                 ranks = draw.choice(WORLDS)
                 report = program.finish(ranks, run_dir)
                 if isinstance(report, str):
@@ -132,7 +147,36 @@ def kill_at_call(program, run_dir, draw, number):
         process.communicate()
     if process.returncode == 0:
         return None  # it made fewer calls
-    return f"rank {rank} of {ranks} killed at call {k} of {call}"
+    return Disturbed(f"rank {rank} of {ranks} killed at call {k} of {call}")
+
+
+def error_at_call(program, run_dir, draw, number):
+    """strace lets the k-th call of one kind fail in one rank. An interrupted call is made again: nobody notices. Any other
+    error is told, and ends the run or the save, never the process by a signal."""
+    ranks = draw.choice(WORLDS)
+    rank = draw.randrange(ranks)
+    error = ("EINTR", "EIO", "ENOSPC", "EDQUOT")[number % 4]
+    call = draw.choice(MAY_BE_INTERRUPTED if error == "EINTR" else FILE_SYSCALLS)
+    k = draw.randint(1, 20 if call == "fsync" else 4)
+    more = ["--set", 'checkpoint.io="threads"'] if call == "pwrite64" else []
+    log = run_dir + ".strace"
+    wrapper = ["strace", "-f", "-qq", "-o", log, "-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={k}"]
+    process = program.start(ranks, run_dir, wrapped_rank=rank, wrapper=wrapper, more=more)
+    try:
+        _, errors = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return Disturbed(f"{error} at call {k} of {call}, rank {rank} of {ranks}", "it hangs")
+    with open(log, encoding="utf-8", errors="replace") as file:
+        if "(INJECTED)" not in file.read():
+            return None
+    where = f"{error} at call {k} of {call}, rank {rank} of {ranks}"
+    if error == "EINTR" and process.returncode != 0:
+        return Disturbed(where, f"it is not tried again: exit status {process.returncode}: {errors[-800:]}")
+    if process.returncode < 0 or process.returncode > 128:
+        return Disturbed(where, f"ends by a signal ({process.returncode}): {errors[-800:]}")
+    return Disturbed(where)
 
 
 def kill_at_random(program, run_dir, draw, number):
@@ -156,4 +200,4 @@ def kill_at_random(program, run_dir, draw, number):
         process.communicate()
     finally:
         killer.cancel()
-    return None if process.returncode == 0 else f"rank {rank} of {ranks} killed, {mode} saves"
+    return None if process.returncode == 0 else Disturbed(f"rank {rank} of {ranks} killed, {mode} saves")
