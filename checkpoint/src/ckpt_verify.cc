@@ -186,9 +186,7 @@ Result<VerifyReport> verify_checkpoint(FileSystem& fs, const std::string& path,
     report.problems.push_back(manifest.status().message());
     return report;
   }
-  uint64_t total_bytes = 0;
-  for (const ShardEntry& shard : manifest->shards) total_bytes += shard.bytes;
-  ByteProgress progress(how.on_progress, total_bytes);
+  ByteProgress progress(how.on_progress, manifest->shard_bytes());
   bool has_all_tables = true;
   for (size_t first = 0; first < manifest->shards.size(); first += kMaxOpenShards) {
     const size_t end = std::min(first + kMaxOpenShards, manifest->shards.size());
@@ -220,7 +218,7 @@ Result<std::vector<CheckpointSummary>> list_checkpoints(FileSystem& fs,
       summary.utc_time = manifest->utc_time;
       summary.metrics = manifest->metrics;
       summary.state_digest = manifest->state_digest;
-      for (const ShardEntry& shard : manifest->shards) summary.bytes += shard.bytes;
+      summary.bytes = manifest->shard_bytes();
     } else {
       summary.problem = manifest.status().message();
     }

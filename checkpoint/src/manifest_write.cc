@@ -85,6 +85,12 @@ ShardIdentity Manifest::shard_identity(size_t index) const {
   return {name(), {static_cast<int64_t>(index), static_cast<int64_t>(shards.size())}};
 }
 
+uint64_t Manifest::shard_bytes() const {
+  uint64_t bytes = 0;
+  for (const ShardEntry& shard : shards) bytes += shard.bytes;
+  return bytes;
+}
+
 std::string manifest_text(const Manifest& manifest) {
   const auto text_member = [](const auto& member) {
     return cat(json_quoted(member.first), ":", json_quoted(member.second));

@@ -60,10 +60,8 @@ void compare_tensors(const PlacedTensor& wanted, const PlacedTensor& found,
   const auto add = [&](Kind kind, std::string want, std::string have) {
     out->push_back({kind, a.name, std::move(want), std::move(have)});
   };
-  if (a.shape != b.shape) {
-    add(Kind::kShape, shape_text(a.shape), shape_text(b.shape));
-  } else if (a.dtype != b.dtype) {
-    add(Kind::kDtype, std::string(dtype_name(a.dtype)), std::string(dtype_name(b.dtype)));
+  if (auto difference = compare_types(a.name, a, b.dtype, b.shape)) {
+    out->push_back(std::move(*difference));
   } else if (a.role != b.role) {
     add(Kind::kRole, wanted.space->name, found.space->name);
   } else if (a.order != b.order) {
@@ -92,6 +90,18 @@ void compare_kinds(const StateSchema& wanted, const StateSchema& found,
 }
 
 }  // namespace
+
+std::optional<ModelDifference> compare_types(const std::string& name, const TensorSpec& wanted,
+                                             Dtype found_dtype,
+                                             const std::vector<int64_t>& found_shape) {
+  if (wanted.shape != found_shape)
+    return ModelDifference{Kind::kShape, name, shape_text(wanted.shape), shape_text(found_shape)};
+  if (wanted.dtype != found_dtype) {
+    return ModelDifference{Kind::kDtype, name, std::string(dtype_name(wanted.dtype)),
+                           std::string(dtype_name(found_dtype))};
+  }
+  return std::nullopt;
+}
 
 std::vector<ModelDifference> compare_models(const StateSchema& wanted, const StateSchema& found) {
   std::vector<ModelDifference> differences;

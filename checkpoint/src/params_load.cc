@@ -16,8 +16,6 @@
 namespace lockstep {
 namespace {
 
-constexpr size_t kMaxDifferenceLines = 20;
-
 StateKind values_of(const FlatSpace& space) {
   return {space.name, std::string(value_kind(space.role))};
 }
@@ -71,7 +69,7 @@ Status check_plan(const ParamsPlan& plan, const std::string& path) {
   if (plan.refused.empty()) return Status::ok();
   return invalid_argument_error(
       cat(path, " does not have the tensors of this model, ", plan.refused.size(),
-          " differences:", differences_text(plan.refused, kMaxDifferenceLines),
+          " differences:", differences_text(plan.refused),
           "\nTensors that are to stay as the model makes them: --allow-missing NAMES; those of the "
           "checkpoint that are not wanted: --allow-unexpected NAMES; one of another shape or dtype "
           "needs both (\"head.*\")"));

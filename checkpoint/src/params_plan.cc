@@ -57,20 +57,14 @@ TensorSource find(const std::map<std::string, TensorSource>& tensors, const Tens
 }
 
 /// What keeps the values from being taken, if anything does.
-std::vector<ModelDifference> misfit(const TensorSpec& wanted, const TensorSource& source) {
+std::optional<ModelDifference> misfit(const TensorSpec& wanted, const TensorSource& source) {
   const TensorSpec& found = source.place->spec;
-  if (wanted.shape != found.shape)
-    return {{Kind::kShape, wanted.name, shape_text(wanted.shape), shape_text(found.shape)}};
-  if (wanted.dtype != found.dtype) {
-    return {{Kind::kDtype, wanted.name, std::string(dtype_name(wanted.dtype)),
-             std::string(dtype_name(found.dtype))}};
-  }
+  if (auto difference = compare_types(wanted.name, wanted, found.dtype, found.shape))
+    return difference;
   const bool wants_buffer = wanted.role == SpaceRole::kBuffer;
-  if (wants_buffer != (found.role == SpaceRole::kBuffer)) {
-    return {{Kind::kRole, wanted.name, std::string(space_role_name(wanted.role)),
-             std::string(space_role_name(found.role))}};
-  }
-  return {};
+  if (wants_buffer == (found.role == SpaceRole::kBuffer)) return std::nullopt;
+  return ModelDifference{Kind::kRole, wanted.name, std::string(space_role_name(wanted.role)),
+                         std::string(space_role_name(found.role))};
 }
 
 }  // namespace
@@ -101,8 +95,8 @@ ParamsPlan plan_params_load(const StateSchema& wanted, const StateSchema& found,
       } else {
         used.insert(source.place);
         const std::string& theirs = source.place->spec.name;
-        for (ModelDifference& difference : misfit(place.spec, source)) {
-          add(std::move(difference), may_miss && matches_any(theirs, allowed.unexpected));
+        if (auto difference = misfit(place.spec, source)) {
+          add(std::move(*difference), may_miss && matches_any(theirs, allowed.unexpected));
           source = {};
         }
       }

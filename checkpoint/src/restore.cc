@@ -26,12 +26,6 @@
 #include "read_plan.h"
 
 namespace lockstep {
-namespace {
-
-constexpr size_t kMaxDifferenceLines = 20;
-
-}  // namespace
-
 RestoreProtocol::RestoreProtocol(const RestoreContext& context, const RestoreRequest& request)
     : context_(context), request_(request) {}
 
@@ -57,8 +51,7 @@ Result<std::optional<Restored>> RestoreProtocol::run() {
     LOCKSTEP_RETURN_IF_ERROR(
         context_.plane->vote("checkpoint fits the run", fits, control_deadline()));
     const Manifest& manifest = *parsed;
-    candidate_bytes_ = 0;
-    for (const ShardEntry& shard : manifest.shards) candidate_bytes_ += shard.bytes;
+    candidate_bytes_ = manifest.shard_bytes();
     LOCKSTEP_RETURN_IF_ERROR(check_parts(manifest));
     LOCKSTEP_ASSIGN_OR_RETURN(const bool is_good, read_together(manifest, candidate->folder));
     if (!is_good) continue;
@@ -206,7 +199,7 @@ Status RestoreProtocol::check_fit(const Manifest& manifest) const {
   if (!differences.empty()) {
     return invalid_argument_error(
         cat(where, " is of another model, ", differences.size(),
-            " differences:", differences_text(differences, kMaxDifferenceLines),
+            " differences:", differences_text(differences),
             "\nUse the recipe it was saved with, or another run directory"));
   }
   if (!request_.differing_keys) return Status::ok();
@@ -245,11 +238,10 @@ Status RestoreProtocol::check_parts(const Manifest& manifest) const {
 }
 
 BlockStream RestoreProtocol::make_stream(bool may_read_cache) const {
-  BlockStreamOptions options;
-  options.method = context_.options->io_method;
-  options.may_read_cache = may_read_cache;
-  options.timeout_s = data_seconds();
-  return {fs(), options};
+  return {fs(),
+          {.method = context_.options->io_method,
+           .may_read_cache = may_read_cache,
+           .timeout_s = data_seconds()}};
 }
 
 Status RestoreProtocol::read_own(const Manifest& manifest, const std::string& folder,

@@ -280,16 +280,15 @@ void SaveProtocol::write(bool stages_itself) {
 
 /// What the disk itself has is what was staged.
 Status SaveProtocol::read_back() const {
-  BlockStreamOptions options;
-  options.method = context_.options->io_method;
-  options.may_read_cache = false;
-  options.timeout_s = data_seconds();
   const ShardEntry entry{shard_file(own_shard()), written_.bytes, context_.staging->runs(),
                          written_.header_hash, written_.table_hash};
   LOCKSTEP_ASSIGN_OR_RETURN(
       const ShardReader reader,
       ShardReader::open(fs(), partial_, *request_.schema, entry, {name_, own_shard()}));
-  return BlockStream(fs(), options).verify(reader).with_context("reading back what was written");
+  BlockStream stream(fs(), {.method = context_.options->io_method,
+                            .may_read_cache = false,
+                            .timeout_s = data_seconds()});
+  return stream.verify(reader).with_context("reading back what was written");
 }
 
 void SaveProtocol::stop_staging(const Status& why) {

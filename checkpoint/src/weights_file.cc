@@ -12,8 +12,6 @@
 namespace lockstep {
 namespace {
 
-constexpr size_t kMaxDifferenceLines = 20;
-
 class WeightsFile {
  public:
   WeightsFile(std::unique_ptr<ReadableFile> file, SafetensorsHeader header, std::string path)
@@ -45,7 +43,10 @@ class WeightsFile {
         if (entries.empty() && space.role != SpaceRole::kBuffer)
           differences.push_back({ModelDifference::Kind::kMissing, spec.name,
                                  type_text(spec.dtype, spec.shape), "absent"});
-        for (const SafetensorsEntry* entry : entries) compare(spec, *entry, &differences);
+        for (const SafetensorsEntry* entry : entries) {
+          auto difference = compare_types(entry->name, spec, entry->dtype, entry->shape);
+          if (difference) differences.push_back(std::move(*difference));
+        }
       }
     }
     if (num_used < by_name_.size()) add_unexpected(layout, &differences);
@@ -83,18 +84,6 @@ class WeightsFile {
  private:
   static std::string type_text(Dtype dtype, const std::vector<int64_t>& shape) {
     return cat(dtype_name(dtype), " ", shape_text(shape));
-  }
-
-  static void compare(const TensorSpec& spec, const SafetensorsEntry& entry,
-                      std::vector<ModelDifference>* differences) {
-    if (spec.shape != entry.shape) {
-      differences->push_back({ModelDifference::Kind::kShape, entry.name, shape_text(spec.shape),
-                              shape_text(entry.shape)});
-    } else if (spec.dtype != entry.dtype) {
-      differences->push_back({ModelDifference::Kind::kDtype, entry.name,
-                              std::string(dtype_name(spec.dtype)),
-                              std::string(dtype_name(entry.dtype))});
-    }
   }
 
   void add_unexpected(const FlatLayout& layout, std::vector<ModelDifference>* differences) const {

@@ -46,6 +46,7 @@ struct Manifest {
 
   GenerationName name() const { return {generation, step}; }
   ShardIdentity shard_identity(size_t index) const;
+  uint64_t shard_bytes() const;  ///< of all shards' files
 };
 
 /// The whole file. The same manifest always gives the same text.

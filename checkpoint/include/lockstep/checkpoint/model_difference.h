@@ -2,6 +2,7 @@
 // How two models differ, tensor by tensor: what a person needs to see when a checkpoint does not
 // fit. Pure.
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,11 +29,20 @@ struct ModelDifference {
   std::string found;   ///< in the checkpoint
 };
 
+/// How a tensor of this dtype and shape differs from `wanted`, if it does: then its values can't be
+/// taken. `name` is what the difference calls it.
+std::optional<ModelDifference> compare_types(const std::string& name, const TensorSpec& wanted,
+                                             Dtype found_dtype,
+                                             const std::vector<int64_t>& found_shape);
+
 /// Empty exactly when a checkpoint of `found` fits a model of `wanted`.
 std::vector<ModelDifference> compare_models(const StateSchema& wanted, const StateSchema& found);
 
+/// How many of them an error lists.
+inline constexpr size_t kMaxDifferenceLines = 20;
 /// One line each, at most `max_lines`, then how many more. `found_in` is what lacks or has it.
-std::string differences_text(const std::vector<ModelDifference>& differences, size_t max_lines,
+std::string differences_text(const std::vector<ModelDifference>& differences,
+                             size_t max_lines = kMaxDifferenceLines,
                              std::string_view found_in = "the checkpoint");
 
 }  // namespace lockstep
