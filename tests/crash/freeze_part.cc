@@ -5,8 +5,10 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include "checkpoint/forwarding_file_system.h"
 #include "forked_ranks.h"
 #include "lockstep/checkpoint/manifest.h"
+#include "lockstep/checkpoint/names.h"
 #include "lockstep/core/base/text.h"
 #include "operations.h"
 #include "parts.h"
@@ -28,6 +30,25 @@ struct FreezePoint {
   uint64_t call = 0;
 };
 
+/// Hides attempts beyond `last` from whoever looks for one that has taken over: as a fence that is
+/// not there, or a file system that lists an old state for ever.
+class BlindToNewer final : public ForwardingFileSystem {
+ public:
+  BlindToNewer(FileSystem& base, int64_t last) : ForwardingFileSystem(base), last_(last) {}
+
+  Result<std::vector<DirectoryEntry>> list(const std::string& path) override {
+    LOCKSTEP_ASSIGN_OR_RETURN(std::vector<DirectoryEntry> entries,
+                              ForwardingFileSystem::list(path));
+    std::erase_if(entries, [this](const DirectoryEntry& entry) {
+      return parse_attempt_file(entry.name).value_or(0) > last_;
+    });
+    return entries;
+  }
+
+ private:
+  int64_t last_;
+};
+
 /// When the newer one saves: before the older one goes on, or after that one has ended.
 enum class Order : uint8_t { kNewerSavesFirst, kOlderEndsFirst };
 
@@ -36,12 +57,14 @@ class FreezePart {
   explicit FreezePart(const PartOptions& options)
       : stride_(options.number("every", 1) * options.number("parts", 1)),
         offset_(options.number("every", 1) * options.number("part", 0)),
+        is_control_(options.number("control", 0) != 0),
         folder_(
             path_join(options.text("folder", "."), cat("freezes-", options.number("part", 0)))) {}
 
   PartResult run() {
-    const std::vector<std::string> names = {"save-again", "keep-latest", "keep-behind",
-                                            "take-over",  "bad-shard",   "move-aside"};
+    std::vector<std::string> names = {"save-again", "keep-latest", "keep-behind",
+                                      "take-over",  "bad-shard",   "move-aside"};
+    if (is_control_) names.resize(1);
     int64_t done = 0;
     for (const std::string& name : names) {
       remove_tree(fs_, folder_).ignore();
@@ -67,8 +90,10 @@ class FreezePart {
 
   void start_older(ForkedRanks& ranks, const Operation& operation, const FreezePoint& point) {
     copy_folder(base(), run_dir());
+    const int64_t own_attempt = newest_attempt(fs_, {base()}).value() + 1;
     ranks.start([&](RankSeat& seat) {
-      FaultFileSystem faulty(fs_);
+      BlindToNewer blind(fs_, own_attempt);
+      FaultFileSystem faulty(is_control_ ? static_cast<FileSystem&>(blind) : fs_);
       const bool is_mine = seat.world_rank == point.world_rank;
       faulty.set_call_hook([&](const FileCall& call) {
         seat.report.num_calls = call.number;
@@ -244,6 +269,7 @@ class FreezePart {
   FileSystem& fs_ = posix_file_system();
   int64_t stride_;
   int64_t offset_;
+  bool is_control_;  ///< the older attempt has no fence: violations are what must come
   std::string folder_;
   int64_t num_cases_ = 0;
   PartResult result_;

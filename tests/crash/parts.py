@@ -99,18 +99,28 @@ def merge(table, entries):
 
 
 class ProgramPart:
-    """A part that is the program's alone. `counts` are (name of the count, what it is, least in the long form)."""
+    """A part that is the program's alone. `counts` are (name of the count, what it is, least in the long form). `control`
+    is (what is broken on purpose, options): the program must find something then."""
 
-    def __init__(self, name, counts, short, long, can_share=True, needs_folder=False):
+    def __init__(self, name, counts, short, long, can_share=True, needs_folder=False, control=None):
         self.name = name
         self._counts = counts
         self._options = {True: short, False: long}
         self._can_share = can_share
         self._needs_folder = needs_folder
+        self._control = control
 
     def counts_of(self, context, options, total):
         """Counts that only all shares together have."""
         return {}
+
+    def try_control(self, context, options, total):
+        what, more = self._control
+        is_caught = run_program(context, self.name, {**options, **more}, 1)["num_violations"] > 0
+        total["tables"]["controls"] = {what: "caught" if is_caught else "NOT CAUGHT"}
+        if not is_caught:
+            total["num_violations"] += 1
+            total["violations"].append(f"a control that must fail passes: {what}")
 
     def run(self, context):
         options = dict(self._options[context.is_short])
@@ -119,6 +129,8 @@ class ProgramPart:
         start = time.monotonic()
         try:
             total = run_program(context, self.name, options, context.jobs if self._can_share else 1)
+            if self._control:
+                self.try_control(context, options, total)
         except Crashed as error:
             what = self._counts[0][1]
             return [row(self.name, what, 0, 1, time.monotonic() - start, violations=[str(error)])]
@@ -227,10 +239,12 @@ PARTS = [
                 short={"every": 200}, long={"every": 1}, needs_folder=True),
     ProgramPart("freezes", [("freezes_*", "whole attempts frozen at a step or call, another one takes over, the first goes "
                              "on; 1-3 ranks", 500)],
-                short={"every": 150}, long={"every": 3}, needs_folder=True),
+                short={"every": 150}, long={"every": 1}, needs_folder=True,
+                control=("an attempt that does not see who takes over", {"control": 1, "every": 36})),
     ProgramPart("bounded", [("troubles", "one rank frozen, slow, with an error of its disk, or dying; the others name it in "
                              "time and save again", 100)],
-                short={"every": 450}, long={"every": 5}, needs_folder=True),
+                short={"every": 450}, long={"every": 5}, needs_folder=True,
+                control=("ranks that wait for a minute", {"control": 1, "every": 1})),
     ProgramPart("worlds", [("pairs", "pairs of numbers of ranks (saved on 1-8, read on 1-8)", 64)],
                 short={}, long={}, can_share=False, needs_folder=True),
 ]
