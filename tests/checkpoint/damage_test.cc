@@ -171,10 +171,7 @@ TEST_F(Damage, ContentThatOnlyOneRankFindsBadMovesNothing) {
                               Checkpointer::open(quiet_options(own, world.control_plane())));
     TestState read(small_schema(), 0);
     const OwnedState into = read.owned(world.world_rank(), 2);
-    RestoreRequest request;
-    request.schema = &read.schema();
-    request.into = &into;
-    return checkpointer.restore(request).status();
+    return checkpointer.restore(restore_request_of(read, into)).status();
   });
   EXPECT_EQ(status.code(), StatusCode::kIoError);
   EXPECT_THAT(status.message(), HasSubstr("rank 1"));

@@ -185,10 +185,8 @@ TEST(Outcome, ARankWithoutMemoryToReadSaysSoToAll) {
     LOCKSTEP_ASSIGN_OR_RETURN(Checkpointer checkpointer,
                               Checkpointer::open(quiet_options(own, world.control_plane())));
     const OwnedState into = read.owned(rank, 2);
-    RestoreRequest request;
-    request.schema = &read.schema();
-    request.into = &into;
-    statuses[static_cast<size_t>(rank)] = checkpointer.restore(request).status();
+    statuses[static_cast<size_t>(rank)] =
+        checkpointer.restore(restore_request_of(read, into)).status();
     return Status::ok();
   });
   EXPECT_TRUE(all.is_ok()) << all.message();

@@ -120,6 +120,13 @@ Status with_ranks(int num_ranks, const std::function<Status(World&)>& rank_main)
   return World::run_threads(num_ranks, rank_main, options);
 }
 
+RestoreRequest restore_request_of(const TestState& state, const OwnedState& into) {
+  RestoreRequest request;
+  request.schema = &state.schema();
+  request.into = &into;
+  return request;
+}
+
 SaveRequest request_of(const TestState& state, const OwnedState& owned, int64_t step) {
   SaveRequest request;
   request.schema = &state.schema();
@@ -163,9 +170,7 @@ Result<std::optional<Restored>> restore_state(FileSystem& fs, int num_ranks, Tes
     if (tweak_options) tweak_options(options);
     LOCKSTEP_ASSIGN_OR_RETURN(Checkpointer checkpointer, Checkpointer::open(options));
     const OwnedState into = state.owned(world.world_rank(), num_ranks);
-    RestoreRequest request;
-    request.schema = &state.schema();
-    request.into = &into;
+    RestoreRequest request = restore_request_of(state, into);
     request.recipe_text = "[train]\nseed = 1\n";
     if (tweak) tweak(request);
     auto found = checkpointer.restore(request);

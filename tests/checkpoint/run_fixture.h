@@ -53,6 +53,8 @@ Status with_ranks(int num_ranks, const std::function<Status(World&)>& rank_main)
 enum class SaveMode : uint8_t { kInFront, kBehind };
 /// What tests save: all of it is a function of `step`. `state` and `owned` must outlive it.
 SaveRequest request_of(const TestState& state, const OwnedState& owned, int64_t step);
+/// Whatever the run has, into `state` as `into` cuts it; both must outlive it.
+RestoreRequest restore_request_of(const TestState& state, const OwnedState& into);
 /// Opens, saves `state` as `step`, closes. What rank 0 reports.
 Result<SaveReport> save_state(FileSystem& fs, int num_ranks, TestState& state, int64_t step,
                               const TweakOptions& tweak = {}, SaveMode mode = SaveMode::kInFront);

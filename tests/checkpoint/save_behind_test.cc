@@ -207,10 +207,8 @@ TEST(SaveBehind, OneAtATime) {
     checkpointer.start_save(request);
     EXPECT_THROW(checkpointer.start_save(request), UsageError);
     EXPECT_THROW(checkpointer.save(request).status().ignore(), UsageError);
-    RestoreRequest restore;
-    restore.schema = &state.schema();
-    restore.into = &owned;
-    EXPECT_THROW(checkpointer.restore(restore).status().ignore(), UsageError);
+    EXPECT_THROW(checkpointer.restore(restore_request_of(state, owned)).status().ignore(),
+                 UsageError);
     return checkpointer.finish_save().status();
   });
   EXPECT_TRUE(status.is_ok()) << status.message();

@@ -132,10 +132,7 @@ TEST(SaveRestore, PartsThatAreNotTheWholeStateAreRefused) {
       OwnedState into = read.owned(world.world_rank(), 2);
       if (world.world_rank() == 1) into.slices.pop_back();
       if (twice) into = read.owned(0, 1);
-      RestoreRequest request;
-      request.schema = &read.schema();
-      request.into = &into;
-      return checkpointer.restore(request).status();
+      return checkpointer.restore(restore_request_of(read, into)).status();
     });
     EXPECT_EQ(status.code(), StatusCode::kInternal);
     EXPECT_THAT(status.message(), HasSubstr("do not take each block once"));

@@ -167,10 +167,7 @@ Status BoundedPart::run_opened(RankSeat& seat, const Case& now, FaultFileSystem&
   } else {
     TestState read(campaign_schema(), 0);
     const OwnedState into = owned_by_turns(read, seat.world_rank, world_size);
-    RestoreRequest request;
-    request.schema = &read.schema();
-    request.into = &into;
-    status = checkpointer.restore(request).status();
+    status = checkpointer.restore(restore_request_of(read, into)).status();
   }
   seat.report.seconds = watch.elapsed_s();
   seat.report.set_status(status);

@@ -125,10 +125,8 @@ class FreezePart {
     const int world_size = context.plane.world_size();
     TestState read(campaign_schema(), 0);
     const OwnedState into = owned_by_turns(read, world_rank, world_size);
-    RestoreRequest restore;
-    restore.schema = &read.schema();
-    restore.into = &into;
-    LOCKSTEP_ASSIGN_OR_RETURN(const auto found, checkpointer.restore(restore));
+    LOCKSTEP_ASSIGN_OR_RETURN(const auto found,
+                              checkpointer.restore(restore_request_of(read, into)));
     report.restored = found ? static_cast<int>(found->generation) : 0;
     if (order == Order::kOlderEndsFirst) {
       LOCKSTEP_RETURN_IF_ERROR(

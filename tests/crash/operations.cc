@@ -57,10 +57,7 @@ Status start_run(const RankContext& context) {
   TestState read(campaign_schema(), 0);
   const OwnedState into =
       owned_by_turns(read, context.plane.world_rank(), context.plane.world_size());
-  RestoreRequest request;
-  request.schema = &read.schema();
-  request.into = &into;
-  LOCKSTEP_ASSIGN_OR_RETURN(const auto found, checkpointer.restore(request));
+  LOCKSTEP_ASSIGN_OR_RETURN(const auto found, checkpointer.restore(restore_request_of(read, into)));
   if (!found) return internal_error("the run started from scratch");
   context.acknowledged = 1;
   return checkpointer.close();
@@ -158,10 +155,8 @@ Operation move_aside_operation() {
     const int world_rank = context.plane.world_rank();
     const int world_size = context.plane.world_size();
     const OwnedState into = owned_by_turns(read, world_rank, world_size);
-    RestoreRequest request;
+    RestoreRequest request = restore_request_of(read, into);
     request.mode = ResumeMode::kNever;
-    request.schema = &read.schema();
-    request.into = &into;
     LOCKSTEP_RETURN_IF_ERROR(checkpointer.restore(request).status());
     TestState& state = state_of(kNew);
     const OwnedState owned = owned_by_turns(state, world_rank, world_size);
@@ -280,10 +275,8 @@ Status save_run(const RankContext& context, const SaveRun& run) {
   if (run.restores_first) {
     TestState read(campaign_schema(), 0);
     const OwnedState into = owned_by_turns(read, world_rank, world_size);
-    RestoreRequest request;
-    request.schema = &read.schema();
-    request.into = &into;
-    LOCKSTEP_ASSIGN_OR_RETURN(const auto found, checkpointer.restore(request));
+    LOCKSTEP_ASSIGN_OR_RETURN(const auto found,
+                              checkpointer.restore(restore_request_of(read, into)));
     if (!found) return internal_error("the run started from scratch");
   }
   Status first_error;
@@ -312,9 +305,7 @@ Result<std::optional<Restored>> start_alone(FileSystem& fs, const std::string& r
   options.run_dir = run_dir;
   LOCKSTEP_ASSIGN_OR_RETURN(Checkpointer checkpointer, Checkpointer::open(options));
   const OwnedState into = owned_by_turns(read, 0, 1);
-  RestoreRequest request;
-  request.schema = &read.schema();
-  request.into = &into;
+  RestoreRequest request = restore_request_of(read, into);
   if (tweak) tweak(request);
   LOCKSTEP_ASSIGN_OR_RETURN(auto found, checkpointer.restore(request));
   LOCKSTEP_RETURN_IF_ERROR(checkpointer.close());

@@ -10,15 +10,6 @@ import runs
 
 
 class Commands(runs.Case):
-    def lockstep(self, *arguments, expect=0):
-        done = self.run_program(0, *map(str, arguments))
-        self.assertEqual(done.returncode, expect, f"{arguments}:\n{done.stdout}\n{done.stderr}")
-        return done
-
-    def checkpoint(self, run):
-        (folder,) = pathlib.Path(run, "checkpoints").glob("gen-*")
-        return folder
-
     def test_checkpoints_are_listed_looked_at_compared_and_exported(self):
         recipe = self.recipe(runs.MLP)
         one, two, later = self.path("one"), self.path("two"), self.path("later")

@@ -46,15 +46,6 @@ class RoundTrip(runs.Case):
         super().setUp()
         torch.set_num_threads(1)
 
-    def lockstep(self, *arguments, expect=0):
-        done = self.run_program(0, *map(str, arguments))
-        self.assertEqual(done.returncode, expect, f"{arguments}:\n{done.stdout}\n{done.stderr}")
-        return done
-
-    def checkpoint(self, run):
-        (folder,) = pathlib.Path(run, "checkpoints").glob("gen-*")
-        return folder
-
     def test_torch_gives_the_same_logits(self):
         subprocess.run([os.environ["LOCKSTEP_ROUND_TRIP"], self.folder], check=True, env=runs.environment())
         checkpoint = self.checkpoint(self.path("run"))

@@ -1,6 +1,7 @@
 """Starts the real program under mpirun and reads what it reports; shared by the tests of this folder."""
 import json
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -101,6 +102,17 @@ class Case(unittest.TestCase):
         """Runs to the end; returns the finished process with its text."""
         return subprocess.run(self.command(ranks, *arguments), env=env or environment(), cwd=self.folder,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=timeout)
+
+    def lockstep(self, *arguments, expect=0):
+        """One command without mpirun that ends with `expect`; the finished process."""
+        done = self.run_program(0, *map(str, arguments))
+        self.assertEqual(done.returncode, expect, f"{arguments}:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def checkpoint(self, run):
+        """The only checkpoint of a run."""
+        (folder,) = pathlib.Path(run, "checkpoints").glob("gen-*")
+        return folder
 
     def train(self, ranks, recipe, *arguments, expect=0):
         """A training run that ends with `expect`; returns its report."""

@@ -192,10 +192,7 @@ TEST_F(AbuseFolder, RanksThatSeeDifferentDisksMoveNothing) {
                               Checkpointer::open(quiet_options(fs, world.control_plane())));
     TestState read(medium_schema(), 0);
     const OwnedState into = read.owned(world.world_rank(), 2);
-    RestoreRequest request;
-    request.schema = &read.schema();
-    request.into = &into;
-    return checkpointer.restore(request).status();
+    return checkpointer.restore(restore_request_of(read, into)).status();
   });
   EXPECT_EQ(status.code(), StatusCode::kIoError) << status.message();
   EXPECT_THAT(status.message(), HasSubstr("rank 1"));
