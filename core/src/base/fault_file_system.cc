@@ -79,61 +79,74 @@ struct FaultFileSystem::Plan {
   }
 };
 
-class FaultFileSystem::Writable final : public WritableFile {
+/// A file whose calls fail as planned.
+template <typename Base>
+class FaultFileSystem::Faulty : public Base {
  public:
-  Writable(std::shared_ptr<Plan> plan, std::unique_ptr<WritableFile> base, std::string path)
+  Faulty(std::shared_ptr<Plan> plan, std::unique_ptr<Base> base, std::string path)
       : plan_(std::move(plan)), base_(std::move(base)), path_(std::move(path)) {}
+
+ protected:
+  Status enter(FileOperation operation) const {
+    return plan_->enter(operation, path_).with_context(path_);
+  }
+
+  std::shared_ptr<Plan> plan_;
+  std::unique_ptr<Base> base_;
+  std::string path_;
+};
+
+/// One that is written: its first fault stays.
+template <typename Base>
+class FaultFileSystem::FaultyWritable : public Faulty<Base> {
+ public:
+  using Faulty<Base>::Faulty;
+
+  Status sync() override {
+    LOCKSTEP_RETURN_IF_ERROR(failed_);
+    failed_ = this->enter(FileOperation::kSync);
+    if (this->plan_->skips_sync(this->path_, failed_)) return failed_;
+    return this->base_->sync();
+  }
+
+  Status close() override { return this->base_->close(); }
+
+ protected:
+  Status failed_;
+};
+
+class FaultFileSystem::Writable final : public FaultyWritable<WritableFile> {
+ public:
+  using FaultyWritable::FaultyWritable;
 
   Status write(std::span<const std::byte> bytes) override {
     LOCKSTEP_RETURN_IF_ERROR(failed_);
-    failed_ = plan_->enter(FileOperation::kWrite, path_).with_context(path_);
+    failed_ = enter(FileOperation::kWrite);
     if (failed_.is_ok()) return base_->write(bytes);
     base_->write(bytes.first(bytes.size() / 2)).ignore();  // the planned error is the one to report
     return failed_;
   }
-
-  Status sync() override {
-    LOCKSTEP_RETURN_IF_ERROR(failed_);
-    failed_ = plan_->enter(FileOperation::kSync, path_).with_context(path_);
-    if (plan_->skips_sync(path_, failed_)) return failed_;
-    return base_->sync();
-  }
-
-  Status close() override { return base_->close(); }
-
- private:
-  std::shared_ptr<Plan> plan_;
-  std::unique_ptr<WritableFile> base_;
-  std::string path_;
-  Status failed_;
 };
 
-class FaultFileSystem::Readable final : public ReadableFile {
+class FaultFileSystem::Readable final : public Faulty<ReadableFile> {
  public:
-  Readable(std::shared_ptr<Plan> plan, std::unique_ptr<ReadableFile> base, std::string path)
-      : plan_(std::move(plan)), base_(std::move(base)), path_(std::move(path)) {}
+  using Faulty::Faulty;
 
   Status read(uint64_t offset_bytes, std::span<std::byte> out) const override {
-    LOCKSTEP_RETURN_IF_ERROR(plan_->enter(FileOperation::kRead, path_).with_context(path_));
+    LOCKSTEP_RETURN_IF_ERROR(enter(FileOperation::kRead));
     return base_->read(offset_bytes, out);
   }
   Result<uint64_t> size_bytes() const override { return base_->size_bytes(); }
-
- private:
-  std::shared_ptr<Plan> plan_;
-  std::unique_ptr<ReadableFile> base_;
-  std::string path_;
 };
 
-class FaultFileSystem::BulkWritable final : public BulkWritableFile {
+class FaultFileSystem::BulkWritable final : public FaultyWritable<BulkWritableFile> {
  public:
-  BulkWritable(std::shared_ptr<Plan> plan, std::unique_ptr<BulkWritableFile> base, std::string path)
-      : plan_(std::move(plan)), base_(std::move(base)), path_(std::move(path)) {}
+  using FaultyWritable::FaultyWritable;
 
   Status start_write(uint64_t offset_bytes, std::span<const std::byte> bytes,
                      uint64_t ticket) override {
     LOCKSTEP_RETURN_IF_ERROR(failed_);
-    failed_ = plan_->enter(FileOperation::kWrite, path_).with_context(path_);
+    failed_ = enter(FileOperation::kWrite);
     if (failed_.is_ok()) return base_->start_write(offset_bytes, bytes, ticket);
     const uint64_t half = bytes.size() / 2 / kBulkAlignBytes * kBulkAlignBytes;
     // The planned error is the one to report.
@@ -150,19 +163,10 @@ class FaultFileSystem::BulkWritable final : public BulkWritableFile {
 
   Status set_size(uint64_t size_bytes) override {
     LOCKSTEP_RETURN_IF_ERROR(failed_);
-    failed_ = plan_->enter(FileOperation::kTruncate, path_).with_context(path_);
+    failed_ = enter(FileOperation::kTruncate);
     LOCKSTEP_RETURN_IF_ERROR(failed_);
     return base_->set_size(size_bytes);
   }
-
-  Status sync() override {
-    LOCKSTEP_RETURN_IF_ERROR(failed_);
-    failed_ = plan_->enter(FileOperation::kSync, path_).with_context(path_);
-    if (plan_->skips_sync(path_, failed_)) return failed_;
-    return base_->sync();
-  }
-
-  Status close() override { return base_->close(); }
 
  private:
   void drain() {
@@ -170,31 +174,20 @@ class FaultFileSystem::BulkWritable final : public BulkWritableFile {
     while (base_->num_in_flight() > 0 && base_->wait_one(Deadline::after_s(kDrainS)).is_ok()) {
     }
   }
-
-  std::shared_ptr<Plan> plan_;
-  std::unique_ptr<BulkWritableFile> base_;
-  std::string path_;
-  Status failed_;
 };
 
-class FaultFileSystem::BulkReadable final : public BulkReadableFile {
+class FaultFileSystem::BulkReadable final : public Faulty<BulkReadableFile> {
  public:
-  BulkReadable(std::shared_ptr<Plan> plan, std::unique_ptr<BulkReadableFile> base, std::string path)
-      : plan_(std::move(plan)), base_(std::move(base)), path_(std::move(path)) {}
+  using Faulty::Faulty;
 
   Status start_read(uint64_t offset_bytes, std::span<std::byte> into, uint64_t ticket) override {
-    LOCKSTEP_RETURN_IF_ERROR(plan_->enter(FileOperation::kRead, path_).with_context(path_));
+    LOCKSTEP_RETURN_IF_ERROR(enter(FileOperation::kRead));
     return base_->start_read(offset_bytes, into, ticket);
   }
   Result<BulkEnd> wait_one(Deadline deadline) override { return base_->wait_one(deadline); }
   int num_in_flight() const override { return base_->num_in_flight(); }
   std::string_view method() const override { return base_->method(); }
   Result<uint64_t> size_bytes() const override { return base_->size_bytes(); }
-
- private:
-  std::shared_ptr<Plan> plan_;
-  std::unique_ptr<BulkReadableFile> base_;
-  std::string path_;
 };
 
 FaultFileSystem::FaultFileSystem(FileSystem& base) : base_(base), plan_(std::make_shared<Plan>()) {}

@@ -38,9 +38,7 @@ class MemoryBulk : public Base {
 
   Status start(const Transfer& transfer) {
     LOCKSTEP_CHECK(under_way_.size() < max_in_flight_, "too many transfers under way in ", path_);
-    LOCKSTEP_CHECK(transfer.bytes > 0 && transfer.offset % kBulkAlignBytes == 0 &&
-                       transfer.bytes % kBulkAlignBytes == 0 &&
-                       reinterpret_cast<uintptr_t>(transfer.data) % kBulkAlignBytes == 0,
+    LOCKSTEP_CHECK(is_bulk_transfer(transfer.offset, transfer.data, transfer.bytes),
                    "a transfer of ", transfer.bytes, " bytes at ", transfer.offset,
                    " is not aligned");
     LOCKSTEP_RETURN_IF_ERROR(failed_);

@@ -1,24 +1,20 @@
 #include <sys/mman.h>
 
 #include "lockstep/core/base/aligned_buffer.h"
+#include "lockstep/core/base/bulk_file.h"
 #include "lockstep/core/base/text.h"
 
 namespace lockstep {
 namespace {
 
-constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kHugePageBytes = uint64_t{2} << 20;
-
-uint64_t round_up(uint64_t bytes, uint64_t unit) {
-  return (bytes + unit - 1) / unit * unit;
-}
 
 }  // namespace
 
 Result<AlignedBuffer> AlignedBuffer::make(uint64_t bytes) {
   if (bytes == 0) return AlignedBuffer();
   const bool is_large = bytes >= kHugePageBytes;
-  const uint64_t size = round_up(bytes, kPageBytes);
+  const uint64_t size = bulk_align_up(bytes);
   const uint64_t taken = is_large ? size + kHugePageBytes : size;
   void* const memory =
       ::mmap(nullptr, taken, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -28,7 +24,7 @@ Result<AlignedBuffer> AlignedBuffer::make(uint64_t bytes) {
   auto begin = reinterpret_cast<uintptr_t>(memory);
   if (is_large) {
     // Begin at a huge page, and give back what lies before and behind.
-    const uintptr_t aligned = round_up(begin, kHugePageBytes);
+    const uintptr_t aligned = (begin + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
     if (aligned > begin) ::munmap(memory, aligned - begin);
     const uint64_t behind = begin + taken - (aligned + size);
     if (behind > 0) ::munmap(reinterpret_cast<void*>(aligned + size), behind);

@@ -24,10 +24,6 @@ namespace {
 
 constexpr double kDrainSliceS = 60;
 
-bool is_aligned(uint64_t number) {
-  return number % kBulkAlignBytes == 0;
-}
-
 /// The transfers of one descriptor.
 class Transfers {
  public:
@@ -49,9 +45,8 @@ class Transfers {
   Transfers& operator=(const Transfers&) = delete;
 
   Status start(bool is_write, uint64_t offset, std::byte* data, uint64_t bytes, uint64_t ticket) {
-    LOCKSTEP_CHECK(is_aligned(offset) && is_aligned(bytes) && bytes > 0 &&
-                       is_aligned(reinterpret_cast<uintptr_t>(data)),
-                   "a transfer of ", bytes, " bytes at ", offset, " is not aligned");
+    LOCKSTEP_CHECK(is_bulk_transfer(offset, data, bytes), "a transfer of ", bytes, " bytes at ",
+                   offset, " is not aligned");
     LOCKSTEP_CHECK(num_in_flight() < max_in_flight_ && !active_.contains(ticket),
                    "too many transfers under way, or ticket ", ticket, " is taken");
     LOCKSTEP_RETURN_IF_ERROR(failed_);
@@ -134,7 +129,7 @@ class Transfers {
     if (result == 0) return failed_ = error_of(active, EIO);
     // A direct transfer goes on from an aligned place, also when it ended between two.
     auto moved = static_cast<uint64_t>(result);
-    const bool ends_inside = is_direct_ && !active.rest.is_write && !is_aligned(moved);
+    const bool ends_inside = is_direct_ && !active.rest.is_write && !is_bulk_aligned(moved);
     if (ends_inside) {
       active.done_bytes += moved;
       active.rest.bytes = 0;

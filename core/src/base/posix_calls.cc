@@ -40,13 +40,18 @@ Status Descriptor::close(const std::string& path) {
   return Status::ok();
 }
 
-Result<FileInfo> info_of(int fd, const std::string& path) {
-  struct stat info {};
-  if (::fstat(fd, &info) != 0) return error_from_errno("stat", path, errno);
+FileInfo info_from(const struct stat& info) {
   FileInfo out{.type = FileType::kOther, .size_bytes = static_cast<uint64_t>(info.st_size)};
   if (S_ISREG(info.st_mode)) out.type = FileType::kFile;
   if (S_ISDIR(info.st_mode)) out.type = FileType::kDirectory;
+  if (S_ISLNK(info.st_mode)) out.type = FileType::kSymlink;
   return out;
+}
+
+Result<FileInfo> info_of(int fd, const std::string& path) {
+  struct stat info {};
+  if (::fstat(fd, &info) != 0) return error_from_errno("stat", path, errno);
+  return info_from(info);
 }
 
 Result<int> open_regular_file(const std::string& path) {

@@ -8,6 +8,8 @@
 
 #include "lockstep/core/base/file_system.h"
 
+struct stat;
+
 namespace lockstep {
 
 /// The Status for an errno: kNotFound, kAlreadyExists, kResourceExhausted (space, quota), else
@@ -27,7 +29,6 @@ auto retry_interrupted(Call call) {
 /// status.
 class Descriptor {
  public:
-  Descriptor() = default;
   explicit Descriptor(int fd) : fd_(fd) {}
   ~Descriptor();
   Descriptor(const Descriptor&) = delete;
@@ -41,6 +42,7 @@ class Descriptor {
   int fd_ = -1;
 };
 
+FileInfo info_from(const struct stat& info);
 /// Errors: as error_from_errno.
 Result<FileInfo> info_of(int fd, const std::string& path);
 /// A descriptor for reading a regular file, links not followed. Errors: as FileSystem::open_read.

@@ -150,11 +150,7 @@ class PosixFileSystem final : public FileSystem {
   Result<FileInfo> stat(const std::string& path) override {
     struct stat info {};
     if (::lstat(path.c_str(), &info) != 0) return error_from_errno("stat", path, errno);
-    FileInfo out{.type = FileType::kOther, .size_bytes = static_cast<uint64_t>(info.st_size)};
-    if (S_ISREG(info.st_mode)) out.type = FileType::kFile;
-    if (S_ISDIR(info.st_mode)) out.type = FileType::kDirectory;
-    if (S_ISLNK(info.st_mode)) out.type = FileType::kSymlink;
-    return out;
+    return info_from(info);
   }
 
   Status make_dir(const std::string& path) override {

@@ -24,6 +24,15 @@ constexpr uint64_t bulk_align_up(uint64_t bytes) {
   return (bytes + kBulkAlignBytes - 1) / kBulkAlignBytes * kBulkAlignBytes;
 }
 
+constexpr bool is_bulk_aligned(uint64_t number) {
+  return number % kBulkAlignBytes == 0;
+}
+/// Whether a transfer is one that files may be asked for: some bytes, aligned as said above.
+inline bool is_bulk_transfer(uint64_t offset_bytes, const std::byte* data, uint64_t bytes) {
+  return bytes > 0 && is_bulk_aligned(offset_bytes) && is_bulk_aligned(bytes) &&
+         is_bulk_aligned(reinterpret_cast<uintptr_t>(data));
+}
+
 enum class BulkMethod : uint8_t {
   kAuto,      ///< the first of the following that the system allows
   kUring,     ///< direct I/O through io_uring

@@ -87,6 +87,10 @@ class FaultFileSystem final : public FileSystem {
 
  private:
   struct Plan;
+  template <typename Base>
+  class Faulty;
+  template <typename Base>
+  class FaultyWritable;
   class Writable;
   class Readable;
   class BulkWritable;
