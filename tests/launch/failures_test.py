@@ -40,7 +40,8 @@ class Stops(runs.Case):
         # The save that the first one asks for takes seconds, and shows that it was handled.
         run = self.path("run")
         process = self.start(0, "train", self.recipe(runs.MLP), "--run-dir", run, "--set", "model.hidden=[1024, 512]",
-                             "--set", "checkpoint.mode=async", "--set", "checkpoint.max_write_mib_per_s=1", *LONG)
+                             "--set", "checkpoint.mode=async", "--set", "checkpoint.max_write_mib_per_s=1",
+                             "--set", "checkpoint.every_steps=100000", *LONG)
         self.wait_for_first_step(process)
         runs.kill(process.pid, signal.SIGUSR1)
         self.wait_for(lambda: self.is_saving(run), "the save")
