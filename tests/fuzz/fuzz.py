@@ -31,7 +31,8 @@ SHARES = {"safetensors": 0.38, "manifest": 0.07, "names": 0.5, "recipe": 0.05}
 DICTIONARIES = {"safetensors": "json", "manifest": "json", "names": "names", "recipe": "recipe"}
 # An input of 8 KB may take this much, no more: readers bound what they take by the size of what they read. The time is of a
 # clock on the wall, and a machine may stand still for seconds.
-LIMITS = ["-max_len=8192", "-malloc_limit_mb=64", "-rss_limit_mb=1024", "-timeout=60"]
+LIMITS = ["-max_len=8192", "-malloc_limit_mb=64", "-rss_limit_mb=1024", "-timeout=60",
+          "-report_slow_units=60"]
 # Three times the executions in the same time: plain choice of the next input, none of them made smaller, short stacks of
 # allocations. A report names the input, and one input can be run with all of them.
 QUICK = ["-entropic=0", "-reduce_inputs=0", "-print_funcs=0", "-reload=0"]
