@@ -145,7 +145,8 @@ TEST_F(Weights, OptimizerStateAndPaddingStayAsTheyAre) {
   TestState into(medium_schema(), 0);
   ASSERT_TRUE(import(into).is_ok());
   EXPECT_EQ(into.kind(1), TestState(medium_schema(), 0).kind(1));
-  const FlatSpace& space = medium_schema().layout.spaces()[0];
+  const StateSchema schema = medium_schema();
+  const FlatSpace& space = schema.layout.spaces()[0];
   const TensorPlace& last = space.tensors.back();
   for (int64_t i = last.offset_elems + last.spec.num_elems(); i < space.num_elems; ++i)
     EXPECT_EQ(into.kind(0)[static_cast<size_t>(4 * i)], std::byte{0});
