@@ -5,6 +5,7 @@
 #   all ranks save at the same step and leave with 85. A second SIGTERM, SIGINT or SIGHUP becomes SIGTERM to mpirun: the
 #   ranks leave at once, with 143: that was wanted, so it stays what it is. A second SIGUSR1 is only SIGUSR1 again, which
 #   changes nothing.
+# - A SIGUSR1 that came before mpirun has ranks is lost there: it is sent again every second until all have left.
 # - A request to stop that came before the program could handle it (138), or before it was started, is 85 too: nothing
 #   was done that a checkpoint would have to hold.
 # - A rank that was killed by a signal (mpirun: 137, 143, 139, 134 ...) is 75, "a peer failed, try again". Everything
@@ -17,6 +18,7 @@ set -m
 
 # Before mpirun starts: a signal in between would end this script and leave mpirun alone.
 mpirun_pid=
+timer_pid=
 signals=() # to hand on: USR1, or TERM when it is not the first
 num_forwarded=0
 forward() {
@@ -24,8 +26,16 @@ forward() {
     kill -"${signals[num_forwarded]}" "$mpirun_pid" 2>/dev/null
     num_forwarded=$((num_forwarded + 1))
   done
+  if [ -n "$mpirun_pid" ] && [ "$num_forwarded" -gt 0 ] && [ -z "$timer_pid" ]; then
+    (while sleep 1 && kill -ALRM $$ 2>/dev/null; do :; done) </dev/null >/dev/null 2>&1 &
+    timer_pid=$!
+  fi
+}
+send_again() {
+  [[ " ${signals[*]} " == *" TERM "* ]] || kill -USR1 "$mpirun_pid" 2>/dev/null
 }
 trap 'signals+=(USR1); forward' USR1
+trap send_again ALRM
 trap '[ ${#signals[@]} = 0 ] && signals+=(USR1) || signals+=(TERM); forward' TERM INT HUP
 
 if [ "$(id -u)" = 0 ]; then
@@ -71,6 +81,9 @@ done
 wait "$mpirun_pid" 2>/dev/null
 last=$?
 [ "$last" = 127 ] || rc=$last
+
+# Its group: the timer sleeps in a process of its own.
+[ -z "$timer_pid" ] || kill -- "-$timer_pid" 2>/dev/null
 
 if [[ " ${signals[*]} " == *" TERM "* ]]; then
   # mpirun tells no rank's code then. One that had saved in time is to go on from.

@@ -38,6 +38,7 @@ struct Checkpointer::Impl {
   void require_no_save() const { LOCKSTEP_CHECK(!protocol, "a save is under way"); }
   Result<SaveReport> conclude_save(const SaveProtocol& done, const Status& status);
   Status explained(const Status& status) const;
+  void warn_of_failure_behind() const;
   void clean_up();
   void warn_of_other_build(const Restored& restored) const;
 };
@@ -195,6 +196,14 @@ Status Checkpointer::Impl::explained(const Status& status) const {
                            "); this one must stop. What it met: ", status.message()));
 }
 
+/// Training hears of it at its next step; where that waits for the same rank, the reason must not
+/// wait with it. Two ranks tell, because one of them may be the one that stands still.
+void Checkpointer::Impl::warn_of_failure_behind() const {
+  if (options.plane->world_rank() > 1) return;
+  options.log.warn(cat("rank ", options.plane->world_rank(),
+                       ": a save behind training has failed: ", status_of_save.to_string()));
+}
+
 Result<SaveReport> Checkpointer::Impl::conclude_save(const SaveProtocol& done,
                                                      const Status& status) {
   last_outcome = done.outcome();
@@ -237,7 +246,10 @@ void Checkpointer::start_save(const SaveRequest& request) {
       LOCKSTEP_RETURN_IF_ERROR(protocol.prepare());
       return write_and_commit(protocol, stages_itself);
     });
-    if (!impl.status_of_save.is_ok()) protocol.stop_staging(impl.status_of_save);
+    if (!impl.status_of_save.is_ok()) {
+      protocol.stop_staging(impl.status_of_save);
+      impl.warn_of_failure_behind();
+    }
     impl.has_save_ended = true;
   };
   try {

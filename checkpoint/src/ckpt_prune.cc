@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <set>
 
 #include "lockstep/checkpoint/ckpt_tools.h"
 #include "lockstep/core/base/deadline.h"
@@ -81,6 +82,7 @@ class Pruning {
     if (folder.committed.empty()) return Status::ok();
     const GenerationName newest = folder.committed.front();
     const auto candidates = retention_candidates(fs_, paths_, folder.committed, options_.policy);
+    LOCKSTEP_RETURN_IF_ERROR(check_metrics(candidates));
     const auto verdicts =
         plan_retention(options_.policy, candidates, newest.generation, wall_clock_ns());
     for (const RetentionVerdict& verdict : verdicts) {
@@ -89,6 +91,25 @@ class Pruning {
       report_.items.push_back({verdict.name, path, bytes, verdict.kept_because});
     }
     return count_leftovers();
+  }
+
+  /// A metric that no checkpoint has is a name mistyped: its rule would keep none.
+  Status check_metrics(const std::vector<RetentionCandidate>& candidates) const {
+    std::set<std::string> known;
+    for (const RetentionCandidate& candidate : candidates) {
+      if (!candidate.facts) continue;
+      for (const auto& [metric, value] : candidate.facts->metrics) known.insert(metric);
+    }
+    for (const RetentionRule& rule : options_.policy.keep_any) {
+      if (rule.metric.empty() || known.contains(rule.metric)) continue;
+      return invalid_argument_error(
+          cat("no checkpoint of ", paths_.run_dir, " has the metric \"", rule.metric,
+              "\", so that nothing would be kept for it; there are: ",
+              known.empty() ? std::string("none")
+                            : join(std::vector<std::string>(known.begin(), known.end()), ", "),
+              ". Nothing was deleted"));
+    }
+    return Status::ok();
   }
 
   /// What an attempt deletes when it begins; beside a living one they may be its own.

@@ -122,7 +122,16 @@ Result<std::optional<RestoreProtocol::Candidate>> RestoreProtocol::next_candidat
             " has the name of a checkpoint, but is a file or a symbolic link, expected a folder. "
             "Nothing was moved; move it away, or name a checkpoint with --resume"));
   }
-  if (folder.committed.empty() && !folder.has_quarantine) return std::optional<Candidate>();
+  if (folder.committed.empty() && !folder.has_quarantine) {
+    if (context_.attempt_number > 1) {
+      context_.options->log.warn(
+          cat(context_.paths.checkpoints(), " has no checkpoint, and this is attempt ",
+              context_.attempt_number,
+              " of the run: it starts from the beginning. If there were some, stop it and look for "
+              "them (another disk, another name)"));
+    }
+    return std::optional<Candidate>();
+  }
   LOCKSTEP_RETURN_IF_ERROR(fs().sync_dir(context_.paths.checkpoints()));
   LOCKSTEP_ASSIGN_OR_RETURN(auto candidate, newest_whole(folder));
   if (candidate) return candidate;

@@ -54,11 +54,10 @@ RetentionRule keep_every_steps(int64_t steps) {
           })};
 }
 
-RetentionRule keep_best(std::string metric, BestIs best_is, int64_t count) {
+RetentionRule keep_best(const std::string& metric, BestIs best_is, int64_t count) {
   LOCKSTEP_CHECK(count >= 1, "keep the best ", count);
-  std::string text = best_text(metric, best_is, count);
-  return {std::move(text), true,
-          [metric = std::move(metric), best_is, count](Candidates newest_first, int64_t) {
+  return {best_text(metric, best_is, count), true,
+          [metric, best_is, count](Candidates newest_first, int64_t) {
             std::vector<std::pair<double, size_t>> ranked;  // better first, then newer first
             for (size_t i = 0; i < newest_first.size(); ++i) {
               const auto value = rank_value(newest_first[i], metric, best_is);
@@ -70,7 +69,8 @@ RetentionRule keep_best(std::string metric, BestIs best_is, int64_t count) {
             for (int64_t i = 0; i < num_kept; ++i)
               keep[ranked[static_cast<size_t>(i)].second] = true;
             return keep;
-          }};
+          },
+          metric};
 }
 
 RetentionRule keep_for(int64_t seconds) {

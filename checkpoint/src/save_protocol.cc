@@ -121,6 +121,7 @@ Result<std::string> SaveProtocol::make_partial() {
   LOCKSTEP_RETURN_IF_ERROR(context_.attempt->check_not_fenced());
   LOCKSTEP_ASSIGN_OR_RETURN(const RunFolder folder, list_run_folder(fs(), context_.paths));
   name_ = {std::max(folder.highest_generation + 1, context_.lowest_generation), request_.step};
+  report_.generation = name_.generation;  // also of a save that fails: its number is used up
   partial_ =
       path_join(context_.paths.checkpoints(), partial_folder({name_, context_.attempt_number}));
   LOCKSTEP_RETURN_IF_ERROR(fs().make_dir(partial_));
@@ -157,6 +158,7 @@ Status SaveProtocol::prepare() {
   }
   Unpacker unpacker(*shared);
   name_ = {static_cast<int64_t>(unpacker.number()), request_.step};
+  report_.generation = name_.generation;
   partial_ = unpacker.text();
   const std::string token = unpacker.text();
   Status status =
@@ -166,7 +168,6 @@ Status SaveProtocol::prepare() {
     status = check_space();
   }
   if (!status.is_ok()) abandon();
-  report_.generation = name_.generation;
   report_.path = final_folder();
   report_.prepare_ms = watch.elapsed_ms();
   return status;

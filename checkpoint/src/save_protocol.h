@@ -93,7 +93,7 @@ class SaveProtocol {
   uint64_t own_state_bytes_ = 0;
   uint64_t total_state_bytes_ = 0;    ///< of all ranks
   uint64_t largest_state_bytes_ = 0;  ///< of one rank
-  Stopwatch since_begin_;  ///< of prepare()
+  Stopwatch since_begin_;             ///< of prepare()
   GenerationName name_;
   std::string partial_;
   Status own_status_;  ///< of begin_stage() and write() on this rank

@@ -143,6 +143,18 @@ TEST_F(Prune, ABadNewestOneProtectsTheOthers) {
   EXPECT_THAT(checkpoints_of(fs_), ElementsAre(kFirst, kSecond, kThird));
 }
 
+TEST_F(Prune, AMetricThatNoCheckpointHasIsRefused) {
+  for (const bool is_dry_run : {true, false}) {
+    PruneOptions options =
+        keeping({keep_best("loss", BestIs::kLowest, 1), keep_best("acuracy", BestIs::kHighest, 1)});
+    options.is_dry_run = is_dry_run;
+    const auto refused = prune_run(fs_, kRunDir, options);
+    EXPECT_EQ(refused.status().code(), StatusCode::kInvalidArgument);
+    EXPECT_THAT(refused.status().message(), AllOf(HasSubstr("\"acuracy\""), HasSubstr("loss")));
+    EXPECT_THAT(checkpoints_of(fs_), ElementsAre(kFirst, kSecond, kThird));
+  }
+}
+
 TEST_F(Prune, DeletesWhatWasLeftBehind) {
   for (const char* left : {"/run/checkpoints/.gen-000004-step-0000000040.a0003.partial",
                            "/run/checkpoints/.gen-000000-step-0000000005.a0001.doomed"}) {

@@ -150,6 +150,14 @@ class MpirunWrapper(Scripts):
         self.assertEqual(code, 85, output)
         self.assertIn("nothing new to save", output)
 
+    def test_a_signal_that_mpirun_loses_is_sent_again(self):
+        mpirun = self.write("mpirun", "#!/usr/bin/env bash\ntrap 'trap \"exit 85\" USR1' USR1\n"
+                            'touch "$DIR/ready.0"\nfor ((i = 0; i < 400; ++i)); do sleep 0.05; done\n')
+        job = self.start("bash", WRAPPER, "-n", 1, "true", LOCKSTEP_MPIRUN=mpirun)
+        self.wait_for("ready.0")
+        job.send_signal(signal.SIGUSR1)
+        self.assertEqual(self.finish(job), (85, ""))
+
     def test_a_signal_before_mpirun_runs_is_not_lost(self):
         # The script asks `id` before it starts mpirun; this one waits until the signal was sent.
         self.write("id", '#!/usr/bin/env bash\ntouch "$DIR/asked"\nuntil [ -e "$DIR/sent" ]; do sleep 0.02; done\necho 1\n')

@@ -41,7 +41,8 @@ struct CheckpointerOptions {
   bool overwrite = false;  ///< with ResumeMode::kNever: move earlier checkpoints aside
   std::string job_id;
   double control_timeout_s = 10;  ///< for a rank to answer when it has little to do
-  /// For a rank to write or read its part, beyond the time that the bytes take by the next.
+  /// For a rank to write or read its part, beyond the time that the bytes take by the next. With
+  /// that time it is also what all waits of one save have together.
   double data_timeout_s = 10;
   /// What the disk does at the least, for all ranks together.
   double least_bytes_per_s = 64e6;

@@ -37,6 +37,7 @@ struct RetentionRule {
   /// For each candidate, newest generation first, whether the rule wants it kept at `now_ns`.
   std::function<std::vector<bool>(std::span<const RetentionCandidate> newest_first, int64_t now_ns)>
       keeps;
+  std::string metric = {};  ///< that it compares; empty: none
 };
 
 /// The newest `count` generations. Requires: count of at least 1.
@@ -46,7 +47,7 @@ RetentionRule keep_every_steps(int64_t steps);
 enum class BestIs : uint8_t { kLowest, kHighest };
 /// The best `count` by a metric, e.g. "loss"; of equal ones the newer. One without the metric, or
 /// with a value that is not a number, is never among them. Requires: count of at least 1.
-RetentionRule keep_best(std::string metric, BestIs best_is, int64_t count);
+RetentionRule keep_best(const std::string& metric, BestIs best_is, int64_t count);
 /// Those saved less than `seconds` ago. One from the future (another host's clock) is young.
 /// Requires: seconds of at least 1.
 RetentionRule keep_for(int64_t seconds);
