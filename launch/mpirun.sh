@@ -29,6 +29,7 @@ forward() {
   if [ -n "$mpirun_pid" ] && [ "$num_forwarded" -gt 0 ] && [ -z "$timer_pid" ]; then
     (while sleep 1 && kill -ALRM $$ 2>/dev/null; do :; done) </dev/null >/dev/null 2>&1 &
     timer_pid=$!
+    disown "$timer_pid" # its end is no news
   fi
 }
 send_again() {
