@@ -155,8 +155,8 @@ Result<SaveRecord> CheckpointKeeper::record_of(int64_t num_steps,
   record.num_steps = record.told_after_steps = num_steps;
   record.figures = figures_of(checkpointer_->last_report());
   record.reached = word_of(checkpointer_->last_report().reached);
+  record.generation = checkpointer_->last_report().generation;
   if (report.is_ok()) {
-    record.generation = report->generation;
     record.state_digest = report->state_digest.hex();
     staging_bytes_ = report->staging_bytes;
     return record;
