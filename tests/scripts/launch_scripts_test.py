@@ -230,8 +230,22 @@ class SlurmTemplate(Scripts):
         arguments = ("exit", 0, "--run-dir", "r", "--resume", "never", "--overwrite", "--take-over", "--resume=a b")
         self.finish(self.job(*arguments))
         self.assertTrue((self.dir / "srun.args").read_text().endswith("exit 0 --run-dir r --resume never --overwrite --take-over --resume=a b\n"))
+        (self.dir / "r/checkpoints/gen-000001-step-0000000010").mkdir(parents=True)
         self.finish(self.job(*arguments, SLURM_RESTART_COUNT="1"))
         self.assertTrue((self.dir / "srun.args").read_text().endswith("exit 0 --run-dir r\n"))
+
+    def test_fine_tuning_goes_on_as_its_own_run_once_it_has_a_checkpoint(self):
+        tune = ("--resume", "other/gen-1", "--load", "params-only", "--allow-missing", "head.*", "--allow-unexpected=old.*")
+        arguments = ("exit", 0, *tune, "--run-dir=a run", "--stop-after", 3)
+        partial = self.dir / "a run/checkpoints/.gen-000001-step-0000000000.a0001.partial"
+        partial.mkdir(parents=True)
+        self.finish(self.job(*arguments, SLURM_RESTART_COUNT="1"))
+        told = (self.dir / "srun.args").read_text()
+        self.assertTrue(told.endswith(f"exit 0 {' '.join(tune)} --run-dir=a run --stop-after 3\n"), told)
+        partial.rename(partial.parent / "gen-000001-step-0000000000")
+        self.finish(self.job(*arguments, SLURM_RESTART_COUNT="2"))
+        told = (self.dir / "srun.args").read_text()
+        self.assertTrue(told.endswith("exit 0 --run-dir=a run --stop-after 3\n"), told)
 
     def test_errors_that_will_come_again_are_not_requeued(self):
         for code in (64, 65, 70, 74):
