@@ -16,7 +16,8 @@ import statistics
 import subprocess
 import sys
 
-from machine import ROOT, add_run, machine, result_path
+from machine import ROOT
+from rounds import run_comparison, spread
 
 BENCH = ROOT / "build/release/bin/checkpoint_bench"
 # name of the ratio: (ours, theirs); the ratio is time of theirs / time of ours.
@@ -65,9 +66,8 @@ def compare(options, mib):
     ratios = {}
     for peer in names[1:]:
         for name, (ours, theirs) in RATIOS.items():
-            each = [report[peer]["medians"][theirs] / report["lockstep"]["medians"][ours] for report in reports]
-            ratios[f"{name}: {peer} / lockstep"] = {"median": statistics.median(each), "min": min(each),
-                                                    "max": max(each)}
+            ratios[f"{name}: {peer} / lockstep"] = spread(
+                [report[peer]["medians"][theirs] / report["lockstep"]["medians"][ours] for report in reports])
     return {"mib": mib, "ratios_of_time": ratios, "commands": commands, "rounds": reports}
 
 
@@ -81,15 +81,8 @@ def main():
     parser.add_argument("--bench", type=pathlib.Path, default=BENCH)
     parser.add_argument("--out", type=pathlib.Path)
     options = parser.parse_args()
-    result = machine()
-    result["command"] = " ".join(["python", "benchmarks/compare_dcp.py", *sys.argv[1:]])
-    result["results"] = [compare(options, mib) for mib in options.mib]
-    out = options.out or result_path("compare_dcp", result["date"])
-    add_run(out, result)
-    for each in result["results"]:
-        for name, ratio in each["ratios_of_time"].items():
-            print(f"{each['mib']} MiB, {name}: {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})")
-    print(f"written: {out}")
+    run_comparison("compare_dcp", lambda mib: compare(options, mib), options.mib, options.out, "ratios_of_time",
+                   lambda each: f"{each['mib']} MiB, ")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 
-from machine import PROGRAM, ROOT, add_run, machine, result_path
+from machine import PROGRAM, ROOT
+from rounds import run_comparison, spread
 
 # glibc hands large buffers back to the kernel at every step unless it is told to keep them.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
@@ -94,8 +95,7 @@ def compare(options, micro_batch):
             print(f"micro-batch {micro_batch} round {number + 1} {name}: {rates[name][-1]:.0f} images/s", flush=True)
     ratios = {}
     for ours, theirs in RATIOS:
-        each = [a / b for a, b in zip(rates[ours], rates[theirs])]
-        ratios[f"{ours} / {theirs}"] = {"median": statistics.median(each), "min": min(each), "max": max(each)}
+        ratios[f"{ours} / {theirs}"] = spread([a / b for a, b in zip(rates[ours], rates[theirs])])
     return {"micro_batch": micro_batch, "images_per_s": rates, "ratios": ratios, "commands": commands}
 
 
@@ -110,16 +110,8 @@ def main():
     parser.add_argument("--program", type=pathlib.Path, default=PROGRAM)
     parser.add_argument("--out", type=pathlib.Path)
     options = parser.parse_args()
-    result = machine()
-    result["command"] = " ".join(["python", "benchmarks/compare_ddp.py", *sys.argv[1:]])
-    result["results"] = [compare(options, micro_batch) for micro_batch in options.micro_batches]
-    out = options.out or result_path("compare_ddp", result["date"])
-    add_run(out, result)
-    for each in result["results"]:
-        for name, ratio in each["ratios"].items():
-            print(f"micro-batch {each['micro_batch']}: {name}: {ratio['median']:.2f} "
-                  f"({ratio['min']:.2f} to {ratio['max']:.2f})")
-    print(f"written: {out}")
+    run_comparison("compare_ddp", lambda micro_batch: compare(options, micro_batch), options.micro_batches, options.out,
+                   "ratios", lambda each: f"micro-batch {each['micro_batch']}: ")
 
 
 if __name__ == "__main__":
