@@ -19,17 +19,7 @@ using ::testing::HasSubstr;
 
 class AttemptTest : public ::testing::Test {
  protected:
-  AttemptOptions options(bool is_running = false) {
-    AttemptOptions options;
-    options.fs = &fs_;
-    options.run_dir = kRunDir;
-    options.log = Log::silent();
-    options.heartbeat_s = 0;
-    options.watch_s = 0.3;
-    options.process = {"host", "boot", 7, 9};
-    options.is_running = [is_running](const ProcessIdentity&) { return is_running; };
-    return options;
-  }
+  AttemptOptions options(bool is_running = false) { return quiet_attempt(fs_, is_running); }
   MemoryFileSystem fs_;
 };
 

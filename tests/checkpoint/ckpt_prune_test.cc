@@ -19,18 +19,6 @@ constexpr const char* kFirst = "gen-000001-step-0000000010";
 constexpr const char* kSecond = "gen-000002-step-0000000020";
 constexpr const char* kThird = "gen-000003-step-0000000030";
 
-AttemptOptions quiet_attempt(FileSystem& fs, bool is_running = false) {
-  AttemptOptions options;
-  options.fs = &fs;
-  options.run_dir = kRunDir;
-  options.log = Log::silent();
-  options.heartbeat_s = 0;
-  options.watch_s = 0.01;
-  options.process = {"host", "boot", 1, 1};
-  options.is_running = [is_running](const ProcessIdentity&) { return is_running; };
-  return options;
-}
-
 /// A run of three checkpoints, at steps 10, 20 and 30.
 class Prune : public ::testing::Test {
  protected:

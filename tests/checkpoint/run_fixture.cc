@@ -108,6 +108,18 @@ CheckpointerOptions quiet_options(FileSystem& fs, ControlPlane& plane) {
   return options;
 }
 
+AttemptOptions quiet_attempt(FileSystem& fs, bool is_running) {
+  AttemptOptions options;
+  options.fs = &fs;
+  options.run_dir = kRunDir;
+  options.log = Log::silent();
+  options.heartbeat_s = 0;
+  options.watch_s = 0.3;
+  options.process = {"host", "boot", 7, 9};
+  options.is_running = [is_running](const ProcessIdentity&) { return is_running; };
+  return options;
+}
+
 Scalars some_scalars(int64_t step) {
   return {{"adamw.step", step},
           {"loss_scale", 0.1 * static_cast<double>(step)},

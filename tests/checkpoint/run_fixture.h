@@ -41,6 +41,8 @@ class TestState {
 
 /// Options for a test: nothing of an earlier attempt is ever alive, no heartbeat, no log.
 CheckpointerOptions quiet_options(FileSystem& fs, ControlPlane& plane);
+/// The same for an attempt alone; `is_running` says whether an earlier one of this host is alive.
+AttemptOptions quiet_attempt(FileSystem& fs, bool is_running = false);
 inline constexpr const char* kRunDir = "/run";
 Scalars some_scalars(int64_t step);
 
