@@ -59,31 +59,25 @@ Status error_of(Trouble trouble) {
 class BoundedPart {
  public:
   explicit BoundedPart(const PartOptions& options)
-      : stride_(options.number("every", 1) * options.number("parts", 1)),
-        offset_(options.number("every", 1) * options.number("part", 0)),
+      : share_(options),
         timeout_s_(options.number("control", 0) != 0 ? kTrainingSeconds : kTimeoutSeconds),
-        folder_(
-            path_join(options.text("folder", "."), cat("bounded-", options.number("part", 0)))) {}
+        folder_(options, "bounded") {}
 
   PartResult run() {
-    remove_tree(fs_, folder_).ignore();
-    LOCKSTEP_CHECK(make_dirs_durable(fs_, folder_).is_ok(), folder_, ": can't be made");
-    operation("save").prepare(fs_, base());
+    folder_.renew();
+    operation("save").prepare(fs_, folder_.base());
     std::vector<Case> cases = all_cases();
     if (timeout_s_ != kTimeoutSeconds) cases = {Case{}};
     for (size_t i = 0; i < cases.size(); ++i) {
-      if (static_cast<int64_t>(i) % stride_ != offset_) continue;
+      if (!share_.has(i)) continue;
       try_one(cases[i]);
       tell_progress(static_cast<int64_t>(i), static_cast<int64_t>(cases.size()));
     }
-    remove_tree(fs_, folder_).ignore();
+    folder_.remove();
     return std::move(result_);
   }
 
  private:
-  std::string base() const { return path_join(folder_, "base"); }
-  std::string run_dir() const { return path_join(folder_, "run"); }
-
   static std::vector<Case> all_cases() {
     constexpr uint64_t kMostCalls = 60;
     std::vector<Case> cases;
@@ -134,10 +128,9 @@ class BoundedPart {
   void check(const Case& now, const std::string& where, ForkedRanks& ranks);
 
   FileSystem& fs_ = posix_file_system();
-  int64_t stride_;
-  int64_t offset_;
+  CaseShare share_;
   double timeout_s_;  ///< of the ranks; as a control one that is no bound: violations must come
-  std::string folder_;
+  PartFolder folder_;
   std::map<std::string, int64_t> by_trouble_;
   PartResult result_;
 };
@@ -183,10 +176,10 @@ Status BoundedPart::run_opened(RankSeat& seat, const Case& now, FaultFileSystem&
 }
 
 void BoundedPart::try_one(const Case& now) {
-  copy_folder(base(), run_dir());
+  copy_folder(folder_.base(), folder_.run_dir());
   ForkedRanks ranks(now.num_ranks);
   ranks.start([&](RankSeat& seat) {
-    const Status status = run_rank(seat, now, run_dir());
+    const Status status = run_rank(seat, now, folder_.run_dir());
     seat.report.step = static_cast<int>(status.code());  // of what came after
   });
   RankReport& culprit = ranks.report(now.culprit);
@@ -235,7 +228,7 @@ void BoundedPart::check(const Case& now, const std::string& where, ForkedRanks& 
   }
   if (has_failed) ++result_.count("failed_as_told");
   TestState read(campaign_schema(), 0);
-  const auto restored = start_alone(fs_, run_dir(), read);
+  const auto restored = start_alone(fs_, folder_.run_dir(), read);
   const bool is_good = restored.is_ok() && restored->has_value();
   const uint64_t expected = ranks.acknowledged() > 0 ? kSecond : 0;
   if (!is_good || !(read == state_of(kSecond) ||

@@ -55,9 +55,7 @@ void run_ranks(const Operation& operation, FileSystem& fs, int num_ranks, Verdic
 class ErrorPart {
  public:
   explicit ErrorPart(const PartOptions& options)
-      : stride_(static_cast<uint64_t>(options.number("every", 1) * options.number("parts", 1))),
-        offset_(static_cast<uint64_t>(options.number("every", 1) * options.number("part", 0))),
-        one_case_of_(static_cast<uint64_t>(options.number("one-case-of", 1))) {}
+      : share_(options), one_case_of_(static_cast<uint64_t>(options.number("one-case-of", 1))) {}
 
   PartResult run() {
     const int64_t total = static_cast<int64_t>(operations().size()) * kMaxRanks;
@@ -81,13 +79,13 @@ class ErrorPart {
   }
 
  private:
-  /// The first of the calls 1, 1 + stride_, ... that this run tries; differs from case to case.
-  uint64_t first_call() { return 1 + (num_cases_ * 7 + offset_) % stride_; }
+  /// The first of the calls 1, 1 + stride, ... that this run tries; differs from case to case.
+  uint64_t first_call() { return 1 + (num_cases_ * 7 + share_.offset) % share_.stride; }
 
   void fail_each(const Operation& operation, const MemoryFileSystem& disk, int num_ranks,
                  FileOperation which, const Planned& planned) {
     bool was_hit = true;
-    for (uint64_t nth = first_call(); was_hit; nth += stride_) {
+    for (uint64_t nth = first_call(); was_hit; nth += share_.stride) {
       const auto copy = disk.after_crash(keep_all(disk));
       FaultFileSystem faulty(*copy);
       faulty.fail_nth(which, nth, planned.status);
@@ -105,7 +103,7 @@ class ErrorPart {
     for (const auto& [path, content] : all_files(const_cast<MemoryFileSystem&>(disk), "/"))
       used += content.size();
     bool was_hit = true;
-    for (uint64_t k = first_call(); was_hit; k += stride_) {
+    for (uint64_t k = first_call(); was_hit; k += share_.stride) {
       const uint64_t room = 1 + (k - 1) * kStepBytes;
       const auto copy = disk.after_crash(keep_all(disk));
       copy->set_capacity_bytes(used + room);
@@ -144,8 +142,7 @@ class ErrorPart {
     return was_noticed;
   }
 
-  uint64_t stride_;
-  uint64_t offset_;
+  CaseShare share_;
   uint64_t one_case_of_;
   uint64_t num_cases_ = 0;
   PartResult result_;

@@ -55,11 +55,9 @@ enum class Order : uint8_t { kNewerSavesFirst, kOlderEndsFirst };
 class FreezePart {
  public:
   explicit FreezePart(const PartOptions& options)
-      : stride_(options.number("every", 1) * options.number("parts", 1)),
-        offset_(options.number("every", 1) * options.number("part", 0)),
+      : share_(options),
         is_control_(options.number("control", 0) != 0),
-        folder_(
-            path_join(options.text("folder", "."), cat("freezes-", options.number("part", 0)))) {}
+        folder_(options, "freezes") {}
 
   PartResult run() {
     std::vector<std::string> names = {"save-again", "keep-latest", "keep-behind",
@@ -67,30 +65,26 @@ class FreezePart {
     if (is_control_) names.resize(1);
     int64_t done = 0;
     for (const std::string& name : names) {
-      remove_tree(fs_, folder_).ignore();
-      LOCKSTEP_CHECK(make_dirs_durable(fs_, folder_).is_ok(), folder_, ": can't be made");
-      operation(name).prepare(fs_, base());
+      folder_.renew();
+      operation(name).prepare(fs_, folder_.base());
       for (int num_ranks = 1; num_ranks <= kMostRanks; ++num_ranks) {
         freeze_each(operation(name), num_ranks);
         tell_progress(++done, static_cast<int64_t>(names.size()) * kMostRanks);
       }
     }
-    remove_tree(fs_, folder_).ignore();
+    folder_.remove();
     return std::move(result_);
   }
 
  private:
-  std::string base() const { return path_join(folder_, "base"); }
-  std::string run_dir() const { return path_join(folder_, "run"); }
-
   static void freeze(RankReport& report) {
     report.was_hit = 1;
     ::kill(0, SIGSTOP);
   }
 
   void start_older(ForkedRanks& ranks, const Operation& operation, const FreezePoint& point) {
-    copy_folder(base(), run_dir());
-    const int64_t own_attempt = newest_attempt(fs_, {base()}).value() + 1;
+    copy_folder(folder_.base(), folder_.run_dir());
+    const int64_t own_attempt = newest_attempt(fs_, {folder_.base()}).value() + 1;
     ranks.start([&](RankSeat& seat) {
       BlindToNewer blind(fs_, own_attempt);
       FaultFileSystem faulty(is_control_ ? static_cast<FileSystem&>(blind) : fs_);
@@ -104,14 +98,14 @@ class FreezePart {
         seat.report.step = step;
         if (is_mine && step == point.step && seat.report.was_hit == 0) freeze(seat.report);
       };
-      seat.report.set_status(
-          operation.run({faulty, seat.plane, run_dir(), seat.report.acknowledged, on_step}));
+      seat.report.set_status(operation.run(
+          {faulty, seat.plane, folder_.run_dir(), seat.report.acknowledged, on_step}));
     });
   }
 
   void start_newer(ForkedRanks& ranks, Order order) {
     ranks.start([&, order](RankSeat& seat) {
-      RankContext context{fs_, seat.plane, run_dir(), seat.report.acknowledged, {}};
+      RankContext context{fs_, seat.plane, folder_.run_dir(), seat.report.acknowledged, {}};
       seat.report.set_status(run_newer(context, seat.report, order));
     });
   }
@@ -154,7 +148,7 @@ class FreezePart {
     }
     for (const FreezePoint& point : points) {
       for (const Order order : {Order::kNewerSavesFirst, Order::kOlderEndsFirst}) {
-        if (num_cases_++ % stride_ == offset_) freeze_one(operation, num_ranks, point, order);
+        if (share_.has(num_cases_++)) freeze_one(operation, num_ranks, point, order);
       }
     }
   }
@@ -187,8 +181,9 @@ class FreezePart {
             order == Order::kNewerSavesFirst ? "" : ", ends before the newer one saves");
     ++result_.count(point.step != 0 ? "freezes_steps" : "freezes_calls");
     const int before_freeze = older.acknowledged();
-    const auto newest = newest_attempt(fs_, {run_dir()});
-    const bool has_begun = newest.is_ok() && *newest > newest_attempt(fs_, {base()}).value();
+    const auto newest = newest_attempt(fs_, {folder_.run_dir()});
+    const bool has_begun =
+        newest.is_ok() && *newest > newest_attempt(fs_, {folder_.base()}).value();
     ForkedRanks newer(num_ranks);
     start_newer(newer, order);
     const bool came = order == Order::kNewerSavesFirst ? newer.wait(kMostSeconds)
@@ -212,7 +207,7 @@ class FreezePart {
     ++result_.count("freezes_before_the_attempt");
     std::string wrong = check_lineage();
     TestState read(campaign_schema(), 0);
-    const auto restored = start_alone(fs_, run_dir(), read);
+    const auto restored = start_alone(fs_, folder_.run_dir(), read);
     if (!restored.is_ok()) wrong = restored.status().to_string();
     const auto is_back = [&](uint64_t seed) { return read == state_of(seed); };
     const bool is_of_newer = newer.acknowledged() > 0 && is_back(kOfNewer);
@@ -241,7 +236,7 @@ class FreezePart {
     const std::string wrong = check_lineage();
     if (!wrong.empty()) result_.violate(cat(where, ": ", wrong));
     TestState read(campaign_schema(), 0);
-    const auto restored = start_alone(fs_, run_dir(), read);
+    const auto restored = start_alone(fs_, folder_.run_dir(), read);
     if (!restored.is_ok() || !restored->has_value() || !(read == state_of(kOfNewer)))
       result_.violate(cat(
           where, ": what the newer one saved does not come back: ", restored.status().to_string()));
@@ -249,14 +244,15 @@ class FreezePart {
 
   /// Each checkpoint that is there is the child of the one before it.
   std::string check_lineage() {
-    const auto folder = list_run_folder(fs_, {run_dir()});
+    const auto folder = list_run_folder(fs_, {folder_.run_dir()});
     if (!folder.is_ok()) return folder.status().to_string();
     std::optional<int64_t> child_of;
     for (const GenerationName& name : folder->committed) {
       if (child_of && *child_of != name.generation)
         return cat("generation ", name.generation, " is there, and the next one is a child of ",
                    *child_of);
-      const auto manifest = read_manifest(fs_, RunPaths{run_dir()}.generation(name), nullptr);
+      const auto manifest =
+          read_manifest(fs_, RunPaths{folder_.run_dir()}.generation(name), nullptr);
       // A bad one may be what the operation began with.
       if (!manifest.is_ok()) return {};
       child_of = manifest->parent_generation;
@@ -265,11 +261,10 @@ class FreezePart {
   }
 
   FileSystem& fs_ = posix_file_system();
-  int64_t stride_;
-  int64_t offset_;
+  CaseShare share_;
   bool is_control_;  ///< the older attempt has no fence: violations are what must come
-  std::string folder_;
-  int64_t num_cases_ = 0;
+  PartFolder folder_;
+  uint64_t num_cases_ = 0;
   PartResult result_;
 };
 

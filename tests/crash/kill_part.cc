@@ -19,25 +19,20 @@ constexpr double kMostSecondsToEnd = 15;
 
 class KillPart {
  public:
-  explicit KillPart(const PartOptions& options)
-      : stride_(options.number("every", 1) * options.number("parts", 1)),
-        offset_(options.number("every", 1) * options.number("part", 0)),
-        folder_(path_join(options.text("folder", "."), cat("kills-", options.number("part", 0)))) {}
+  explicit KillPart(const PartOptions& options) : share_(options), folder_(options, "kills") {}
 
   PartResult run() {
-    FileSystem& fs = posix_file_system();
     int64_t done = 0;
     const int64_t total = static_cast<int64_t>(operations().size()) * kMostRanks;
     for (const Operation& operation : operations()) {
-      remove_tree(fs, folder_).ignore();
-      LOCKSTEP_CHECK(make_dirs_durable(fs, folder_).is_ok(), folder_, ": can't be made");
-      operation.prepare(fs, base());
+      folder_.renew();
+      operation.prepare(posix_file_system(), folder_.base());
       for (int num_ranks = 1; num_ranks <= kMostRanks; ++num_ranks) {
         kill_each(operation, num_ranks);
         tell_progress(++done, total);
       }
     }
-    remove_tree(fs, folder_).ignore();
+    folder_.remove();
     return std::move(result_);
   }
 
@@ -47,9 +42,6 @@ class KillPart {
     uint64_t call = 0;
     bool all = false;
   };
-
-  std::string base() const { return path_join(folder_, "base"); }
-  std::string run_dir() const { return path_join(folder_, "run"); }
 
   static void run_rank(RankSeat& seat, const Operation& operation, const std::string& run_dir,
                        const Plan& plan) {
@@ -66,8 +58,8 @@ class KillPart {
   }
 
   void run_ranks(ForkedRanks& ranks, const Operation& operation, const Plan& plan) {
-    copy_folder(base(), run_dir());
-    ranks.start([&](RankSeat& seat) { run_rank(seat, operation, run_dir(), plan); });
+    copy_folder(folder_.base(), folder_.run_dir());
+    ranks.start([&](RankSeat& seat) { run_rank(seat, operation, folder_.run_dir(), plan); });
   }
 
   void kill_each(const Operation& operation, int num_ranks) {
@@ -86,7 +78,7 @@ class KillPart {
     for (int rank = 0; rank < num_ranks; ++rank) {
       for (uint64_t call = 1; call <= num_calls[static_cast<size_t>(rank)]; ++call) {
         ++result_.count("calls");
-        if (num_cases_++ % stride_ != offset_) continue;
+        if (!share_.has(num_cases_++)) continue;
         for (const bool all : {false, true}) {
           if (all && num_ranks == 1) continue;
           kill_one(operation, num_ranks, {rank, call, all});
@@ -116,15 +108,15 @@ class KillPart {
       ++result_.count("kill_points");
     ++by_operation_[operation.name];
     result_.note("kills", operation.name, cat(by_operation_[operation.name]));
-    std::string wrong = judge(posix_file_system(), run_dir(), operation, ranks.acknowledged());
-    if (wrong.empty()) wrong = judge_going_on(posix_file_system(), run_dir());
+    std::string wrong =
+        judge(posix_file_system(), folder_.run_dir(), operation, ranks.acknowledged());
+    if (wrong.empty()) wrong = judge_going_on(posix_file_system(), folder_.run_dir());
     if (!wrong.empty()) result_.violate(cat(where, ": ", wrong));
   }
 
-  int64_t stride_;
-  int64_t offset_;
-  std::string folder_;
-  int64_t num_cases_ = 0;
+  CaseShare share_;
+  PartFolder folder_;
+  uint64_t num_cases_ = 0;
   std::set<std::string> points_;
   std::map<std::string, int64_t> by_operation_;
   PartResult result_;

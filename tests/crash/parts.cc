@@ -4,6 +4,8 @@
 #include <nlohmann/json.hpp>
 
 #include "lockstep/core/base/deadline.h"
+#include "lockstep/core/base/file_system.h"
+#include "lockstep/core/base/text.h"
 
 namespace lockstep::crash {
 namespace {
@@ -21,6 +23,30 @@ int64_t PartOptions::number(const std::string& name, int64_t fallback) const {
 std::string PartOptions::text(const std::string& name, const std::string& fallback) const {
   const auto it = values.find(name);
   return it == values.end() ? fallback : it->second;
+}
+
+CaseShare::CaseShare(const PartOptions& options)
+    : stride(static_cast<uint64_t>(options.number("every", 1) * options.number("parts", 1))),
+      offset(static_cast<uint64_t>(options.number("every", 1) * options.number("part", 0))) {}
+
+PartFolder::PartFolder(const PartOptions& options, const std::string& name)
+    : path_(path_join(options.text("folder", "."), cat(name, "-", options.number("part", 0)))) {}
+
+void PartFolder::renew() const {
+  remove();
+  LOCKSTEP_CHECK(make_dirs_durable(posix_file_system(), path_).is_ok(), path_, ": can't be made");
+}
+
+void PartFolder::remove() const {
+  remove_tree(posix_file_system(), path_).ignore();
+}
+
+std::string PartFolder::base() const {
+  return path_join(path_, "base");
+}
+
+std::string PartFolder::run_dir() const {
+  return path_join(path_, "run");
 }
 
 void PartResult::violate(const std::string& what) {

@@ -19,6 +19,31 @@ struct PartOptions {
   std::string text(const std::string& name, const std::string& fallback) const;
 };
 
+/// The cases of one process: each of `stride` from `offset` on, so that the processes of a campaign
+/// share all of them, or every n-th.
+struct CaseShare {
+  explicit CaseShare(const PartOptions& options);
+  bool has(uint64_t case_index) const { return case_index % stride == offset; }
+  uint64_t stride;
+  uint64_t offset;
+};
+
+/// A folder on a real disk for one process: `base()` is what each case begins with, `run_dir()` the
+/// copy of it that a case hurts.
+class PartFolder {
+ public:
+  /// `name` is the part's; the folder is below the one that it is told.
+  PartFolder(const PartOptions& options, const std::string& name);
+  /// There and empty.
+  void renew() const;
+  void remove() const;
+  std::string base() const;
+  std::string run_dir() const;
+
+ private:
+  std::string path_;
+};
+
 /// What a part tried and found.
 class PartResult {
  public:
