@@ -1,6 +1,5 @@
-// What DataParallel says when it is used wrongly, when ranks disagree, and when a rank fails; and
-// what it sends. Ranks are threads.
-// Covers: data_parallel_impl.cc, gradient_store.cc, parallel_start.cc, step_outcome.cc
+// What DataParallel says when it is used wrongly and when a rank fails in a step; and what it
+// sends. Ranks are threads. Covers: data_parallel_impl.cc, gradient_store.cc, step_outcome.cc
 #include "lockstep/distributed/data_parallel.h"
 
 #include <gmock/gmock.h>
@@ -10,8 +9,8 @@
 
 #include <cmath>
 
+#include "data_parallel_ranks.h"
 #include "distributed/test_settings.h"
-#include "lockstep/core/base/deadline.h"
 #include "lockstep/distributed/sharded_optimizer.h"
 #include "odd_net.h"
 #include "stack_net.h"
@@ -42,22 +41,11 @@ struct CountingNetImpl : torch::nn::Module {
 };
 TORCH_MODULE(CountingNet);
 
+using lockstep::testing::common_error;
+using lockstep::testing::make_net;
+using lockstep::testing::options_of;
 using lockstep::testing::quiet;
-
-template <typename Net, typename... Args>
-Net make_net(World& world, Args&&... args) {
-  std::unique_lock<std::mutex> lock;
-  if (world.process_lock() != nullptr) lock = std::unique_lock(*world.process_lock());
-  return Net(std::forward<Args>(args)...);
-}
-
-DataParallelOptions options_of(int64_t micro_batches) {
-  DataParallelOptions options;
-  options.micro_batches_per_step = micro_batches;
-  options.timeout_s = 20;
-  options.bucket_mib = 0;
-  return options;
-}
+using lockstep::testing::verdicts;
 
 torch::Tensor odd_loss(OddNet& net, bool use_sometimes = true) {
   return net->forward(torch::arange(48, torch::kFloat).sin().reshape({4, 12}), use_sometimes)
@@ -67,33 +55,6 @@ torch::Tensor odd_loss(OddNet& net, bool use_sometimes = true) {
 
 torch::Tensor stack_input() {
   return torch::arange(2 * StackNetImpl::kWidth, torch::kFloat).sin().reshape({2, -1});
-}
-
-/// Runs `body` on each rank; returns what each of them came to. Nobody may hang.
-std::vector<Status> verdicts(int ranks, const std::function<Status(World&)>& body) {
-  std::vector<Status> all(static_cast<size_t>(ranks));
-  Stopwatch watch;
-  Status ran = World::run_threads(
-      ranks,
-      [&](World& world) {
-        all[static_cast<size_t>(world.world_rank())] = body(world);
-        return Status::ok();
-      },
-      quiet());
-  EXPECT_TRUE(ran.is_ok()) << ran.to_string();
-  EXPECT_LT(watch.elapsed_s(), 15) << "somebody waited for the deadline";
-  return all;
-}
-
-/// The one error that all ranks must have come to.
-std::string common_error(int ranks, const std::function<Status(World&)>& body,
-                         StatusCode code = StatusCode::kInvalidArgument) {
-  std::vector<Status> all = verdicts(ranks, body);
-  for (const Status& status : all) {
-    EXPECT_EQ(status.code(), code) << status.to_string();
-    EXPECT_EQ(status.message(), all[0].message());
-  }
-  return all[0].message();
 }
 
 std::string usage_error(const std::function<void()>& body) {
@@ -358,76 +319,6 @@ TEST(DataParallelStep, FailureOfOneRankReachesAllAndLeavesNothingBehind) {
   }
 }
 
-TEST(DataParallelStart, DifferentModelsAreNamed) {
-  EXPECT_THAT(common_error(3,
-                           [](World& world) {
-                             auto net = make_net<torch::nn::Linear>(
-                                 world, 8, world.world_rank() == 2 ? 5 : 4);
-                             return DataParallel::make(world, *net, options_of(3)).status();
-                           }),
-              AllOf(HasSubstr("weight"), HasSubstr("4,8"), HasSubstr("rank 2"), HasSubstr("5,8")));
-  EXPECT_THAT(common_error(2,
-                           [](World& world) {
-                             auto net = make_net<torch::nn::Linear>(world, 8, 4);
-                             if (world.world_rank() == 1) net->to(torch::kHalf);
-                             return DataParallel::make(world, *net, options_of(3)).status();
-                           }),
-              AllOf(HasSubstr("rank 1: "), HasSubstr("'weight'"), HasSubstr("F16")));
-}
-
-// What throws on one rank alone must not leave the others waiting.
-TEST(DataParallelStart, AnExceptionOnOneRankReachesAll) {
-  std::string error = common_error(3, [](World& world) {
-    OddNet net;
-    auto parallel = DataParallel::make(world, *net, options_of(3)).value();
-    ShardedOptimizerOptions options;
-    options.groups = {{"all", 1.0, std::nullopt}};
-    options.group_of = [&](std::string_view) -> size_t {
-      LOCKSTEP_CHECK(world.world_rank() != 1, "no such parameter");
-      return 0;
-    };
-    return ShardedOptimizer::make(parallel, options).status();
-  });
-  EXPECT_THAT(error, AllOf(HasSubstr("rank 1"), HasSubstr("no such parameter")));
-}
-
-TEST(DataParallelStart, AModuleThatCannotBeLaidOutOnOneRankReachesAll) {
-  struct Net : torch::nn::Module {
-    explicit Net(bool is_odd) {
-      weight = register_parameter("weight", torch::ones({4}));
-      if (is_odd) register_buffer("shadow", weight.detach());
-    }
-    torch::Tensor weight;
-  };
-  std::string error = common_error(3, [](World& world) {
-    Net net(world.world_rank() == 2);
-    return DataParallel::make(world, net, options_of(3)).status();
-  });
-  EXPECT_THAT(error, AllOf(HasSubstr("rank 2"), HasSubstr("'shadow'")));
-}
-
-TEST(DataParallelStart, OptimizerOptionsOutOfRangeAreNamed) {
-  auto error_with = [](const std::function<void(ShardedOptimizerOptions&)>& change) {
-    return common_error(1, [&](World& world) {
-      OddNet net;
-      auto parallel = DataParallel::make(world, *net, options_of(1)).value();
-      ShardedOptimizerOptions options;
-      change(options);
-      return ShardedOptimizer::make(parallel, options).status();
-    });
-  };
-  EXPECT_THAT(error_with([](auto& o) { o.clip_max_norm = -1; }), HasSubstr("clip_max_norm"));
-  EXPECT_THAT(error_with([](auto& o) { o.clip_max_norm = NAN; }), HasSubstr("clip_max_norm"));
-  EXPECT_THAT(error_with([](auto& o) {
-                o.groups = {{"g", -2.0, std::nullopt}};
-              }),
-              AllOf(HasSubstr("'g'"), HasSubstr("-2")));
-  EXPECT_THAT(error_with([](auto& o) {
-                o.groups = {{"a", 1.0, std::nullopt}, {"b", 0.0, std::nullopt}};
-              }),
-              HasSubstr("group_of"));
-}
-
 TEST(DataParallelStep, AGroupsLearningRateAndDecayAreItsOwn) {
   World world = World::solo(quiet());
   OddNet net;
@@ -443,44 +334,6 @@ TEST(DataParallelStep, AGroupsLearningRateAndDecayAreItsOwn) {
   ASSERT_TRUE(optimizer.step(parallel.reduce(0).value()).is_ok());
   EXPECT_TRUE(torch::equal(net->head, head));
   EXPECT_TRUE(torch::equal(net->never, torch::full({3}, 1 - 0.5 * 0.25)));
-}
-
-TEST(DataParallelStart, DifferentOptionsAreNamed) {
-  auto start = [](const std::function<void(DataParallelOptions&)>& change) {
-    return common_error(3, [&](World& world) {
-      auto net = make_net<torch::nn::Linear>(world, 8, 4);
-      DataParallelOptions options = options_of(6);
-      if (world.world_rank() == 1) change(options);
-      return DataParallel::make(world, *net, options).status();
-    });
-  };
-  EXPECT_THAT(start([](auto& o) { o.micro_batches_per_step = 8; }),
-              HasSubstr("rank 0 has 'micro_batches_per_step 6', rank 1 has "
-                        "'micro_batches_per_step 8'"));
-  EXPECT_THAT(start([](auto& o) { o.seed = 3; }), HasSubstr("rank 1 has 'seed 3'"));
-  EXPECT_THAT(start([](auto& o) { o.leaf_micro_batches = 0; }),
-              AllOf(HasSubstr("rank 1: "), HasSubstr("leaf_micro_batches (0)")));
-  EXPECT_THAT(start([](auto& o) { o.bucket_mib = -1; }), HasSubstr("bucket_mib (-1)"));
-}
-
-TEST(DataParallelStart, DifferentHyperparametersAreNamed) {
-  auto start = [](const std::function<void(ShardedOptimizerOptions&)>& change) {
-    return common_error(3, [&](World& world) -> Status {
-      auto net = make_net<torch::nn::Linear>(world, 8, 4);
-      LOCKSTEP_ASSIGN_OR_RETURN(auto parallel, DataParallel::make(world, *net, options_of(3)));
-      ShardedOptimizerOptions options;
-      if (world.world_rank() == 2) change(options);
-      return ShardedOptimizer::make(parallel, options).status();
-    });
-  };
-  EXPECT_THAT(start([](auto& o) { o.optimizer.learning_rate = 0.5; }),
-              AllOf(HasSubstr("rank 2 has"), HasSubstr("0.5")));
-  EXPECT_THAT(start([](auto& o) { o.clip_max_norm = 2; }),
-              HasSubstr("rank 0 has 'clip_max_norm 0', rank 2 has 'clip_max_norm 2'"));
-  EXPECT_THAT(start([](auto& o) { o.optimizer.name = "adam"; }),
-              AllOf(HasSubstr("rank 2: "), HasSubstr("adam")));
-  EXPECT_THAT(start([](auto& o) { o.group_of = [](std::string_view) { return size_t{4}; }; }),
-              AllOf(HasSubstr("rank 2: "), HasSubstr("group 4")));
 }
 
 // Reduce-scatter and all-gather along the tree: 2 (N - 1) / N of the gradients' bytes, and one
