@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <utility>
 
 #include "block_hashes.h"
@@ -157,17 +156,12 @@ Status check_digest(FileSystem& fs, const std::string& path, const Manifest& man
   return Status::ok();
 }
 
-/// Files that the manifest does not name. They can't change what is restored, but nobody who writes
-/// checkpoints puts them there. NFS keeps files that are open while they are deleted as ".nfs...".
 Status check_names(FileSystem& fs, const std::string& path, const Manifest& manifest,
                    VerifyReport* report) {
-  std::set<std::string> known = {std::string(kManifestFile)};
-  for (const ShardEntry& shard : manifest.shards) known.insert(shard.file);
-  LOCKSTEP_ASSIGN_OR_RETURN(const auto entries, fs.list(path));
-  for (const DirectoryEntry& entry : entries) {
-    if (known.count(entry.name) != 0 || entry.name.starts_with(".nfs")) continue;
+  LOCKSTEP_ASSIGN_OR_RETURN(const auto stray, stray_files(fs, path, manifest));
+  for (const std::string& name : stray) {
     report->problems.push_back(
-        cat(path_join(path, entry.name), ": the manifest does not name it; remove it"));
+        cat(path_join(path, name), ": the manifest does not name it; remove it"));
   }
   return Status::ok();
 }

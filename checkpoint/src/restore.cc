@@ -55,6 +55,7 @@ Result<std::optional<Restored>> RestoreProtocol::run() {
     LOCKSTEP_RETURN_IF_ERROR(check_parts(manifest));
     LOCKSTEP_ASSIGN_OR_RETURN(const bool is_good, read_together(manifest, candidate->folder));
     if (!is_good) continue;
+    if (is_rank_0()) warn_of_stray_files(manifest, candidate->folder);
     Restored restored{candidate->folder,
                       manifest.generation,
                       manifest.step,
@@ -277,6 +278,17 @@ Status RestoreProtocol::read_own(const Manifest& manifest, const std::string& fo
   }
   *shard_at_fault = -1;
   return Status::ok();
+}
+
+// Every byte that was restored is proven, so what lies beside it costs nobody a checkpoint.
+void RestoreProtocol::warn_of_stray_files(const Manifest& manifest,
+                                          const std::string& folder) const {
+  const auto stray = stray_files(fs(), folder, manifest);
+  if (!stray.is_ok() || stray->empty()) return;
+  context_.options->log.warn(cat(folder, " has files that its manifest does not name: ",
+                                 join(*stray, ", "),
+                                 ". They were not read; remove them (`lockstep ckpt verify` calls "
+                                 "such a checkpoint bad)"));
 }
 
 Result<bool> RestoreProtocol::read_together(const Manifest& manifest, const std::string& folder) {

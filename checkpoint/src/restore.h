@@ -56,6 +56,7 @@ class RestoreProtocol {
   Status check_fit(const Manifest& manifest) const;
   Status check_parts(const Manifest& manifest) const;
   Result<bool> read_together(const Manifest& manifest, const std::string& folder);
+  void warn_of_stray_files(const Manifest& manifest, const std::string& folder) const;
   Status read_own(const Manifest& manifest, const std::string& folder, int64_t* shard_at_fault);
   Result<std::string> judge(const Manifest& manifest, const std::string& folder,
                             const std::vector<int64_t>& accused);

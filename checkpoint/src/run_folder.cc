@@ -1,8 +1,8 @@
 #include "run_folder.h"
 
 #include <algorithm>
+#include <set>
 
-#include "lockstep/checkpoint/manifest.h"
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/text.h"
 #include "lockstep/core/base/time_text.h"
@@ -83,6 +83,18 @@ Result<RunFolder> list_run_folder(FileSystem& fs, const RunPaths& paths) {
     }
   }
   return folder;
+}
+
+Result<std::vector<std::string>> stray_files(FileSystem& fs, const std::string& path,
+                                             const Manifest& manifest) {
+  std::set<std::string> known = {std::string(kManifestFile)};
+  for (const ShardEntry& shard : manifest.shards) known.insert(shard.file);
+  LOCKSTEP_ASSIGN_OR_RETURN(const auto entries, fs.list(path));
+  std::vector<std::string> stray;
+  for (const DirectoryEntry& entry : entries) {
+    if (!known.contains(entry.name) && !entry.name.starts_with(".nfs")) stray.push_back(entry.name);
+  }
+  return stray;
 }
 
 Status delete_checkpoint(FileSystem& fs, const RunPaths& paths, const GenerationName& name,

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "lockstep/checkpoint/manifest.h"
 #include "lockstep/checkpoint/names.h"
 #include "lockstep/checkpoint/retention.h"
 #include "lockstep/core/base/file_system.h"
@@ -29,6 +30,12 @@ struct RunFolder {
 /// Lists <run>/checkpoints; a run without one is empty. Two folders of one generation are
 /// kCorruption.
 Result<RunFolder> list_run_folder(FileSystem& fs, const RunPaths& paths);
+
+/// Names in a checkpoint's folder that its manifest does not give. They can't change what is
+/// restored, but nobody who writes checkpoints puts them there. Not those ".nfs..." that NFS keeps
+/// of files that were open while they were deleted.
+Result<std::vector<std::string>> stray_files(FileSystem& fs, const std::string& path,
+                                             const Manifest& manifest);
 
 /// Deletes a committed checkpoint: first it gets a name that is never read, durably; then its files
 /// go. `check_not_fenced` is asked before and after the change of name; fenced in between, the name

@@ -204,6 +204,36 @@ class BadInput(runs.Case):
         self.assertEqual(done.returncode, 74, done.stderr[-3000:])
         self.assertIn("the one before it is untouched", done.stderr)
 
+    def test_a_disk_that_is_full_for_a_while_costs_saves_and_not_the_run(self):
+        unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
+        if subprocess.run([*unshare, "mount", "-t", "tmpfs", "none", "/mnt"], stderr=subprocess.DEVNULL).returncode != 0:
+            self.skipTest("this machine lets nobody mount a disk")
+        disk = self.path("disk")
+        os.mkdir(disk)
+        recipe = self.recipe(runs.MLP)
+        train = shlex.join(self.command(2, "train", recipe, "--run-dir", disk + "/run", "--set", "checkpoint.every_steps=50",
+                                      "--set", "checkpoint.mode=\"async\"", *LONG))
+        # From full to usable again while it runs; then it is told to stop, and saves.
+        script = f"""mount -t tmpfs -o size=40m none {disk} || exit 90
+            {train} & mpirun=$!
+            until ls {disk}/run/checkpoints/gen-* >/dev/null 2>&1; do sleep 0.05; done
+            cat /dev/zero > {disk}/filler 2>/dev/null
+            sleep 2; kill -0 $mpirun || exit 91
+            size=$(stat -c %s {disk}/run/metrics.jsonl); rm {disk}/filler
+            until [ $(stat -c %s {disk}/run/metrics.jsonl) -gt $size ]; do sleep 0.05; done
+            kill -USR1 $mpirun; wait $mpirun; code=$?
+            cp {disk}/run/metrics.jsonl {self.folder}; exit $code"""
+        done = subprocess.run([*unshare, "sh", "-c", script], env=runs.environment(), capture_output=True, text=True,
+                              timeout=runs.TIMEOUT_S)
+        self.assertEqual(done.returncode, 85, done.stderr[-3000:])
+        with open(self.path("metrics.jsonl"), encoding="utf-8") as file:
+            lines = [json.loads(line) for line in file]
+        steps = [line["num_steps"] for line in lines if line["event"] == "step"]
+        self.assertEqual(steps, list(range(1, len(steps) + 1)))
+        saves = [line for line in lines if line["event"] == "save"]
+        self.assertIn("failed", [line["status"] for line in saves])
+        self.assertEqual((saves[-1]["status"], saves[-1]["saved_num_steps"]), ("durable", len(steps)))
+
     def test_a_read_only_disk_is_read_and_not_written(self):
         unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
         if subprocess.run([*unshare, "mount", "-t", "tmpfs", "none", "/mnt"], stderr=subprocess.DEVNULL).returncode != 0:

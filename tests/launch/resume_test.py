@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import unittest
 
@@ -29,9 +30,9 @@ class Resume(runs.Case):
     def steps(self, **where):
         return [number for event, number in self.metrics(**where) if event == "step"]
 
-    def refused(self, *arguments, words):
+    def refused(self, *arguments, words, code=64):
         done = self.run_program(0, "train", self.mlp, *arguments)
-        self.assertEqual(done.returncode, 64, done.stderr[-3000:])
+        self.assertEqual(done.returncode, code, done.stderr[-3000:])
         for word in words:
             self.assertIn(word, done.stderr)
 
@@ -50,6 +51,37 @@ class Resume(runs.Case):
         self.assertEqual((resumed["first_step"], resumed["steps"]), (4, 8))
         self.assertEqual(resumed["state_digest"], whole["state_digest"])
         self.assertEqual(self.steps(), list(range(1, 9)))
+
+    def test_a_run_whose_checkpoints_are_gone_does_not_begin_again(self):
+        whole = self.train_to_the_end()
+        before = self.metrics()
+        there, away = self.path("run/checkpoints"), self.path("another-disk")
+        os.rename(there, away)
+        for resume in ("auto", "never"):
+            self.refused("--run-dir", self.run_dir, "--resume", resume, code=65,
+                         words=("run/metrics.jsonl", "a durable checkpoint of step 8", "--resume never --overwrite"))
+        self.assertEqual(self.metrics(), before)
+        os.rmdir(there)
+        os.rename(away, there)
+        for name in os.listdir(there):
+            os.rename(os.path.join(there, name), os.path.join(there, "old-" + name))
+        self.refused("--run-dir", self.run_dir, code=65, words=("a durable checkpoint of step 8",))
+        for name in os.listdir(there):
+            os.rename(os.path.join(there, name), os.path.join(there, name.removeprefix("old-")))
+        resumed = self.train(3, self.mlp, "--run-dir", self.run_dir)
+        self.assertEqual((resumed["first_step"], resumed["state_digest"]), (8, whole["state_digest"]))
+        shutil.rmtree(there)
+        again = self.train(1, self.mlp, "--run-dir", self.run_dir, "--resume", "never", "--overwrite")
+        self.assertEqual((again["first_step"], again["state_digest"]), (0, whole["state_digest"]))
+
+    def test_files_beside_the_shards_are_told_of(self):
+        whole = self.train_to_the_end()
+        pathlib.Path(self.checkpoint(8), "notes.txt").write_text("mine", encoding="utf-8")
+        done = self.run_program(2, "train", self.mlp, "--run-dir", self.run_dir, "--report", self.path("report.json"))
+        self.assertEqual(done.returncode, 0, done.stderr[-3000:])
+        self.assertEqual(done.stderr.count("files that its manifest does not name: notes.txt"), 1, done.stderr)
+        report = json.loads(pathlib.Path(self.path("report.json")).read_text(encoding="utf-8"))
+        self.assertEqual(report["state_digest"], whole["state_digest"])
 
     def test_a_checkpoint_of_another_run_starts_a_new_one(self):
         whole = self.train_to_the_end()

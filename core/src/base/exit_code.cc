@@ -8,8 +8,8 @@ ExitCode exit_code_for(const Status& status) {
       return ExitCode::kDone;
     case StatusCode::kInvalidArgument:
     case StatusCode::kAlreadyExists:
-    case StatusCode::kUnsupported:
       return ExitCode::kUsage;
+    case StatusCode::kUnsupported:
     case StatusCode::kNotFound:
     case StatusCode::kCorruption:
       return ExitCode::kData;

@@ -123,9 +123,22 @@ class FaultFileSystem::Writable final : public FaultyWritable<WritableFile> {
     LOCKSTEP_RETURN_IF_ERROR(failed_);
     failed_ = enter(FileOperation::kWrite);
     if (failed_.is_ok()) return base_->write(bytes);
+    lacked_room_ = failed_.code() == StatusCode::kResourceExhausted;
     base_->write(bytes.first(bytes.size() / 2)).ignore();  // the planned error is the one to report
     return failed_;
   }
+
+  Status cut(uint64_t size_bytes) override {
+    if (lacked_room_) failed_ = Status::ok();
+    LOCKSTEP_RETURN_IF_ERROR(failed_);
+    failed_ = enter(FileOperation::kTruncate);
+    LOCKSTEP_RETURN_IF_ERROR(failed_);
+    lacked_room_ = false;
+    return base_->cut(size_bytes);
+  }
+
+ private:
+  bool lacked_room_ = false;
 };
 
 class FaultFileSystem::Readable final : public Faulty<ReadableFile> {

@@ -30,10 +30,26 @@ class PosixWritableFile final : public WritableFile {
     while (!bytes.empty()) {
       const ssize_t n =
           retry_interrupted([&] { return ::write(fd_.get(), bytes.data(), bytes.size()); });
-      if (n < 0) return failed_ = error_from_errno("write", path_, errno);
+      if (n < 0) {
+        failed_ = error_from_errno("write", path_, errno);
+        lacked_room_ = failed_.code() == StatusCode::kResourceExhausted;
+        return failed_;
+      }
       if (n == 0) return failed_ = io_error(cat("write ", path_, ": the system took no bytes"));
       bytes = bytes.subspan(static_cast<size_t>(n));
     }
+    return Status::ok();
+  }
+
+  Status cut(uint64_t size_bytes) override {
+    if (lacked_room_) failed_ = Status::ok();  // no page of it was given up: the disk took none
+    if (Status usable = require_usable("cut"); !usable.is_ok()) return usable;
+    const auto size = static_cast<off_t>(size_bytes);
+    if (retry_interrupted([&] { return ::ftruncate(fd_.get(), size); }) != 0 ||
+        ::lseek(fd_.get(), size, SEEK_SET) < 0) {
+      return failed_ = error_from_errno("cut", path_, errno);
+    }
+    lacked_room_ = false;
     return Status::ok();
   }
 
@@ -47,7 +63,7 @@ class PosixWritableFile final : public WritableFile {
   Status close() override { return fd_.close(path_); }
 
  private:
-  // After a failed write or sync the kernel may have dropped pages: a later success would be a lie.
+  // After a failed sync, or a write that the disk failed, the kernel may have dropped pages: a later success would be a lie.
   Status require_usable(std::string_view operation) const {
     LOCKSTEP_CHECK(fd_.is_open(), operation, " of ", path_, " after close");
     return failed_;
@@ -56,6 +72,7 @@ class PosixWritableFile final : public WritableFile {
   Descriptor fd_;
   std::string path_;
   Status failed_;
+  bool lacked_room_ = false;  ///< failed_ is a write's, for which there was no room
 };
 
 class PosixReadableFile final : public ReadableFile {

@@ -37,6 +37,7 @@ Json line_of(const char* event, int64_t num_steps) {
 }
 
 constexpr std::string_view kLineStart = "{\"event\":\"";
+constexpr const char* kSaveEvent = "save";
 
 struct MetricsLine {
   std::string event;
@@ -139,6 +140,25 @@ Result<std::unique_ptr<MetricsFile>> MetricsFile::open(FileSystem& fs, const std
   return metrics;
 }
 
+Result<std::optional<int64_t>> MetricsFile::last_durable_steps(FileSystem& fs,
+                                                               const std::string& path) {
+  LOCKSTEP_ASSIGN_OR_RETURN(bool is_there, exists(fs, path));
+  if (!is_there) return std::optional<int64_t>();
+  LOCKSTEP_ASSIGN_OR_RETURN(std::string text, read_whole_file(fs, path, kMaxFileBytes));
+  std::optional<int64_t> last;
+  for (const std::string& line : split(text, '\n')) {
+    if (!line.starts_with(cat(kLineStart, kSaveEvent))) continue;
+    Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!json.is_object() || !json.contains("status") || !json.contains("saved_num_steps") ||
+        json["status"] != save_word_text(SaveWord::kDurable) ||
+        !json["saved_num_steps"].is_number_integer()) {
+      continue;
+    }
+    last = json["saved_num_steps"].get<int64_t>();
+  }
+  return last;
+}
+
 Status MetricsFile::cut_back_and_open(int64_t num_steps) {
   LOCKSTEP_ASSIGN_OR_RETURN(bool is_there, exists(fs_, path_));
   size_t keep = 0;
@@ -154,6 +174,8 @@ Status MetricsFile::cut_back_and_open(int64_t num_steps) {
   }
   LOCKSTEP_ASSIGN_OR_RETURN(file_, fs_.open_write(path_, OpenMode::kAppend));
   LOCKSTEP_ASSIGN_OR_RETURN(syncer_, fs_.open_write(path_, OpenMode::kAppend));
+  file_bytes_ = keep;
+  flush_at_bytes_ = kBufferBytes;
   if (keep == 0 && num_steps > 0) {
     LOCKSTEP_RETURN_IF_ERROR(write_line(one_line(line_of("begin", num_steps))));
     LOCKSTEP_RETURN_IF_ERROR(flush());
@@ -165,14 +187,29 @@ Status MetricsFile::cut_back_and_open(int64_t num_steps) {
 Status MetricsFile::write_line(std::string line) {
   pending_ += line;
   pending_ += '\n';
-  return pending_.size() >= kBufferBytes ? flush() : Status::ok();
+  return pending_.size() >= flush_at_bytes_ ? flush_if_there_is_room() : Status::ok();
 }
 
+// All that is pending, or nothing: what a full disk took of it is cut off again. By the open file,
+// not by its name, which may be a newer start's by now.
 Status MetricsFile::flush() {
   if (pending_.empty()) return Status::ok();
-  Status status = file_->write(std::as_bytes(std::span(pending_.data(), pending_.size())));
+  const Status status = file_->write(std::as_bytes(std::span(pending_.data(), pending_.size())));
+  if (status.code() == StatusCode::kResourceExhausted) {
+    LOCKSTEP_RETURN_IF_ERROR(file_->cut(file_bytes_));
+    flush_at_bytes_ = pending_.size() + kBufferBytes;
+    return status;
+  }
+  file_bytes_ += pending_.size();
+  flush_at_bytes_ = kBufferBytes;
   pending_.clear();
   return status;
+}
+
+Status MetricsFile::flush_if_there_is_room() {
+  const bool may_wait = pending_.size() < kMaxPendingBytes;
+  Status status = flush();
+  return may_wait && status.code() == StatusCode::kResourceExhausted ? Status::ok() : status;
 }
 
 Status MetricsFile::on_step(const StepRecord& record) {
@@ -197,7 +234,7 @@ Status MetricsFile::on_evaluation(const EvalRecord& record) {
                {"num_correct", record.num_correct},
                {"num_samples", record.num_samples}});
   LOCKSTEP_RETURN_IF_ERROR(write_line(one_line(json)));
-  return flush();
+  return flush_if_there_is_room();
 }
 
 Status MetricsFile::sync_flushed() {
@@ -205,12 +242,12 @@ Status MetricsFile::sync_flushed() {
 }
 
 Status MetricsFile::on_save(const SaveRecord& record) {
-  Json json = line_of("save", record.told_after_steps);
+  Json json = line_of(kSaveEvent, record.told_after_steps);
   json["status"] = record.is_skipped ? "skipped" : save_word_text(record.word());
   json["saved_num_steps"] = record.num_steps;
   if (!record.is_skipped) json.update(json_of(record));
   LOCKSTEP_RETURN_IF_ERROR(write_line(one_line(json)));
-  return flush();
+  return flush_if_there_is_room();
 }
 
 Status MetricsFile::on_interval(const IntervalRecord& record) {

@@ -46,7 +46,7 @@ Result<MpiJob> start_mpi(int* argc, char*** argv) {
   LOCKSTEP_RETURN_IF_ERROR(
       mpi_status("MPI_Init_thread", MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided)));
   if (provided < MPI_THREAD_SERIALIZED) {
-    return unsupported_error("this MPI is built without threads (MPI_THREAD_SERIALIZED)");
+    return internal_error("this MPI is built without threads (MPI_THREAD_SERIALIZED)");
   }
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
   MpiJob job;

@@ -92,8 +92,7 @@ void add_ckpt_command(CLI::App& app, const CommandLine& line) {
   add("reshard", "Write a checkpoint once more, cut for another number of ranks", "checkpoint",
       "out", reshard)
       ->add_option("--world-size", arguments->world_size, "Number of ranks, and of shards")
-      ->required()
-      ->check(CLI::PositiveNumber);
+      ->required();
   add_prune_command(*ckpt, line);
 }
 

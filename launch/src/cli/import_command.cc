@@ -20,6 +20,16 @@ struct ImportArguments {
   bool as_json = false;
 };
 
+// As a shell reads it: one word.
+std::string shell_word(const std::string& text) {
+  constexpr std::string_view kPlain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./=+,:@%";
+  if (!text.empty() && text.find_first_not_of(kPlain) == std::string::npos) return text;
+  std::string quoted = "'";
+  for (const char c : text) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return quoted + "'";
+}
+
 Result<Outcome> import(const ImportArguments& arguments) {
   LOCKSTEP_ASSIGN_OR_RETURN(TrainerParts parts, load_parts(arguments.recipe, arguments.overrides));
   TrainerOptions options;
@@ -34,8 +44,8 @@ Result<Outcome> import(const ImportArguments& arguments) {
   std::string text = cat(report.path, ": ", report.num_tensors, " tensors, ",
                          human_bytes(report.bytes), ", state digest ", report.state_digest, "\n");
   if (!report.kept.empty()) text += cat("as the model makes them: ", join(report.kept, ", "), "\n");
-  return Outcome{text + cat("lockstep train ", arguments.recipe, " --run-dir ", arguments.run_dir,
-                            " goes on from here\n")};
+  return Outcome{text + cat("lockstep train ", shell_word(arguments.recipe), " --run-dir ",
+                            shell_word(arguments.run_dir), " goes on from here\n")};
 }
 
 }  // namespace

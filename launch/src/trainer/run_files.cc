@@ -89,6 +89,17 @@ Status move_run_files_aside(FileSystem& fs, const std::string& run_dir, int64_t 
   return fs.sync_dir(run_dir);
 }
 
+Status check_none_was_saved(FileSystem& fs, const std::string& run_dir) {
+  const std::string path = path_join(run_dir, kMetricsFile);
+  LOCKSTEP_ASSIGN_OR_RETURN(const auto durable, MetricsFile::last_durable_steps(fs, path));
+  if (!durable) return Status::ok();
+  return corruption_error(
+      cat(path, " tells of a durable checkpoint of step ", *durable, ", but ",
+          RunPaths{run_dir}.checkpoints(),
+          " has none. Nothing was changed. Put the checkpoints back (look for another disk or "
+          "another name), or begin again with --resume never --overwrite"));
+}
+
 Result<std::unique_ptr<MetricsFile>> open_run_files(FileSystem& fs, const std::string& run_dir,
                                                     const std::string& recipe_text,
                                                     int64_t num_steps) {

@@ -32,6 +32,10 @@ Result<std::optional<int64_t>> newest_checkpoint_steps(ControlPlane& plane,
 Status move_run_files_aside(FileSystem& fs, const std::string& run_dir, int64_t attempt,
                             const Log& log);
 
+/// For a start that found no checkpoint to go on from. Errors: kCorruption when metrics.jsonl tells
+/// of a durable one: somebody moved or deleted the run's checkpoints.
+Status check_none_was_saved(FileSystem& fs, const std::string& run_dir);
+
 /// Writes the recipe and opens the metrics of a start that goes on after `num_steps`.
 Result<std::unique_ptr<MetricsFile>> open_run_files(FileSystem& fs, const std::string& run_dir,
                                                     const std::string& recipe_text,

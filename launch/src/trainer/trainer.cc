@@ -173,14 +173,18 @@ Status Trainer::Impl::move_run_files_aside() {
 
 // Each order of two changes on disk is such that a start that dies between them loses nothing.
 Result<ResumePoint> Trainer::Impl::resume() {
-  ResumePoint start;
-  if (!checkpointer) return start;
-  if (loads_params_only(options)) return keeper->load_params_only(options);
-  // Before the checkpoints: without those the next start would cut the metrics down to nothing.
+  if (!checkpointer) return ResumePoint();
+  // Before the checkpoints: the next start would refuse to begin where metrics tell of some.
   if (options.overwrite) LOCKSTEP_RETURN_IF_ERROR(move_run_files_aside());
-  LOCKSTEP_ASSIGN_OR_RETURN(auto resumed, keeper->resume(options));
-  if (resumed) start = std::move(*resumed);
-  return start;
+  std::optional<ResumePoint> resumed;
+  if (!loads_params_only(options)) {
+    LOCKSTEP_ASSIGN_OR_RETURN(resumed, keeper->resume(options));
+  }
+  if (resumed) return *std::move(resumed);
+  LOCKSTEP_RETURN_IF_ERROR(
+      vote("a run from its beginning",
+           is_rank_0() ? check_none_was_saved(posix_file_system(), options.run_dir) : Status::ok()));
+  return loads_params_only(options) ? keeper->load_params_only(options) : ResumePoint();
 }
 
 // After --resume PATH: what the next start of the run, or a roll back, finds newest must be this

@@ -74,6 +74,26 @@ TEST_F(Faults, AFailedWriteLeavesHalfOfItsBytesAndKillsTheFile) {
   EXPECT_EQ(read_whole_file(memory_, "/a", 10).value(), "123");
 }
 
+TEST_F(Faults, CuttingTakesBackAWriteThatHadNoRoomAndNoOther) {
+  auto file = fs_.open_write("/a", OpenMode::kTruncate);
+  fs_.fail_nth(FileOperation::kWrite, 1, resource_exhausted_error("planned"));
+  EXPECT_FALSE((*file)->write(std::as_bytes(std::span("1234", 4))).is_ok());
+  EXPECT_TRUE((*file)->cut(1).is_ok());
+  EXPECT_TRUE((*file)->write(std::as_bytes(std::span("567", 3))).is_ok());
+  EXPECT_EQ(read_whole_file(memory_, "/a", 10).value(), "1567");
+  fs_.fail_nth(FileOperation::kTruncate, 1, io_error("planned"));
+  EXPECT_EQ((*file)->cut(0).code(), StatusCode::kIoError);
+  EXPECT_EQ((*file)->cut(0).code(), StatusCode::kIoError);
+  auto other = fs_.open_write("/a", OpenMode::kAppend);
+  fs_.fail_nth(FileOperation::kWrite, 1, io_error("planned"));
+  EXPECT_FALSE((*other)->write(std::as_bytes(std::span("8", 1))).is_ok());
+  EXPECT_EQ((*other)->cut(0).code(), StatusCode::kIoError);
+  auto third = fs_.open_write("/a", OpenMode::kAppend);
+  fs_.fail_nth(FileOperation::kSync, 1, resource_exhausted_error("planned"));
+  EXPECT_FALSE((*third)->sync().is_ok());
+  EXPECT_EQ((*third)->cut(0).code(), StatusCode::kResourceExhausted);
+}
+
 TEST_F(Faults, ARetriedSyncSucceedsAndMakesNothingDurable) {
   {
     auto file = fs_.open_write("/a", OpenMode::kTruncate);

@@ -207,6 +207,20 @@ TEST_P(FileSystemConformance, TruncateCutsAndFillsWithZeros) {
   EXPECT_EQ(get("a"), std::string("12\0\0", 4));
 }
 
+TEST_P(FileSystemConformance, AnOpenFileIsCutAndGoesOnThere) {
+  for (const OpenMode mode : {OpenMode::kTruncate, OpenMode::kAppend}) {
+    ASSERT_TRUE(write_and_sync_file(fs_, path("a"), "", OpenMode::kTruncate).is_ok());
+    auto file = fs_.open_write(path("a"), mode);
+    ASSERT_TRUE(file.is_ok()) << file.status().to_string();
+    EXPECT_TRUE((*file)->write(bytes_of("hello world")).is_ok());
+    EXPECT_TRUE((*file)->cut(5).is_ok());
+    EXPECT_EQ(get("a"), "hello");
+    EXPECT_TRUE((*file)->write(bytes_of(", you")).is_ok());
+    EXPECT_TRUE((*file)->sync().is_ok());
+    EXPECT_EQ(get("a"), "hello, you");
+  }
+}
+
 TEST_P(FileSystemConformance, AnOpenReaderSurvivesRenameAndRemove) {
   put("a", "kept");
   auto reader = fs_.open_read(path("a"));

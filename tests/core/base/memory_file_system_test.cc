@@ -214,6 +214,10 @@ TEST(MemoryFileSystem, AFullDiskTakesWhatFitsAndSaysSo) {
   EXPECT_EQ((*file)->sync().code(), StatusCode::kResourceExhausted);
   EXPECT_EQ(content_of(fs, "/a"), "1234");
   EXPECT_EQ(fs.free_bytes("/").value(), 0u);
+  EXPECT_TRUE((*file)->cut(1).is_ok());
+  EXPECT_TRUE((*file)->write(bytes_of("78")).is_ok());
+  EXPECT_TRUE((*file)->sync().is_ok());
+  EXPECT_EQ(content_of(fs, "/a"), "178");
 }
 
 }  // namespace

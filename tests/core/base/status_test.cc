@@ -65,6 +65,7 @@ TEST(ExitCode, TellsTheScriptWhatToDo) {
   EXPECT_EQ(exit_code_for(Status()), ExitCode::kDone);
   EXPECT_EQ(exit_code_for(invalid_argument_error("")), ExitCode::kUsage);
   EXPECT_EQ(exit_code_for(corruption_error("")), ExitCode::kData);
+  EXPECT_EQ(exit_code_for(unsupported_error("")), ExitCode::kData);
   EXPECT_EQ(exit_code_for(internal_error("")), ExitCode::kInternal);
   EXPECT_EQ(exit_code_for(io_error("")), ExitCode::kIo);
   EXPECT_EQ(exit_code_for(resource_exhausted_error("")), ExitCode::kIo);

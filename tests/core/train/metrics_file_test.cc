@@ -142,19 +142,76 @@ TEST_F(Metrics, AStepThatWasLeftOutSaysWhy) {
   EXPECT_FALSE(lines()[1].contains("reason"));
 }
 
+TEST_F(Metrics, TellsOfTheLastDurableCheckpoint) {
+  EXPECT_EQ(*MetricsFile::last_durable_steps(fs_, kPath), std::nullopt);
+  auto metrics = open(0);
+  write_steps(*metrics, 0, 9);
+  ASSERT_TRUE(metrics->flush().is_ok());
+  EXPECT_EQ(*MetricsFile::last_durable_steps(fs_, kPath), std::nullopt);
+  for (const int64_t step : {4, 6, 8}) {
+    SaveRecord save;
+    save.num_steps = step;
+    save.told_after_steps = 9;
+    if (step == 8) save.status = io_error("planned");
+    ASSERT_TRUE(metrics->on_save(save).is_ok());
+  }
+  SaveRecord skipped;
+  skipped.num_steps = skipped.told_after_steps = 9;
+  skipped.is_skipped = true;
+  ASSERT_TRUE(metrics->on_save(skipped).is_ok());
+  EXPECT_EQ(*MetricsFile::last_durable_steps(fs_, kPath), 6);
+  put(text() + R"({"event":"save","num_steps":9,"status":"durab)");
+  EXPECT_EQ(*MetricsFile::last_durable_steps(fs_, kPath), 6);
+}
+
+// A full disk costs a run its saves, not the run; and none of its lines, once there is room again.
+TEST_F(Metrics, LinesWaitForRoomOnAFullDisk) {
+  auto metrics = open(0);
+  write_steps(*metrics, 0, 3);
+  ASSERT_TRUE(sync(*metrics).is_ok());
+  const std::string whole_lines = text();
+  fs_.set_capacity_bytes(whole_lines.size() + 20);
+  write_steps(*metrics, 3, 2000);
+  EvalRecord eval;
+  eval.num_steps = 2000;
+  ASSERT_TRUE(metrics->on_evaluation(eval).is_ok());
+  EXPECT_EQ(metrics->flush().code(), StatusCode::kResourceExhausted);
+  EXPECT_TRUE(metrics->sync_flushed().is_ok());
+  EXPECT_EQ(text(), whole_lines) << "no torn line stays behind";
+  SaveRecord save;
+  save.num_steps = save.told_after_steps = 2000;
+  save.status = metrics->flush();
+  ASSERT_TRUE(metrics->on_save(save).is_ok());
+  fs_.set_capacity_bytes(1 << 30);
+  write_steps(*metrics, 2000, 2001);
+  ASSERT_TRUE(metrics->close().is_ok());
+  EXPECT_EQ(numbers("step").size(), 2001u);
+  EXPECT_EQ(lines().size(), 2003u);
+  open(2001);
+}
+
+TEST_F(Metrics, LinesThatFindNoRoomForEverEndTheRun) {
+  auto metrics = open(0);
+  fs_.set_capacity_bytes(0);
+  const std::string long_reason(1 << 20, 'x');
+  Status status;
+  size_t num_lines = 0;
+  for (; status.is_ok() && num_lines < 100; ++num_lines) {
+    StepRecord record = step_record(static_cast<int64_t>(num_lines));
+    record.bad_numbers = long_reason;
+    status = metrics->on_step(record);
+  }
+  EXPECT_EQ(status.code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(num_lines, MetricsFile::kMaxPendingBytes / long_reason.size());
+  EXPECT_EQ(metrics->close().code(), StatusCode::kResourceExhausted);
+}
+
 TEST_F(Metrics, ManyLinesAreWrittenBeforeTheyAreSynced) {
   auto metrics = open(0);
   write_steps(*metrics, 0, 2000);
   EXPECT_THAT(text(), ::testing::Not(IsEmpty()));
   ASSERT_TRUE(sync(*metrics).is_ok());
   EXPECT_EQ(numbers("step").size(), 2000u);
-}
-
-TEST_F(Metrics, AFullDiskIsAnError) {
-  auto metrics = open(0);
-  fs_.set_capacity_bytes(100);
-  write_steps(*metrics, 0, 2);
-  EXPECT_EQ(sync(*metrics).code(), StatusCode::kResourceExhausted);
 }
 
 }  // namespace

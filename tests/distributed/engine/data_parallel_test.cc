@@ -1,5 +1,6 @@
 // What DataParallel says when it is used wrongly and when a rank fails in a step; and what it
-// sends. Ranks are threads. Covers: data_parallel_impl.cc, gradient_store.cc, step_outcome.cc
+// sends. Ranks are threads.
+// Covers: data_parallel_impl.cc, gradient_store.cc, step_outcome.cc
 #include "lockstep/distributed/data_parallel.h"
 
 #include <gmock/gmock.h>

@@ -70,7 +70,7 @@ class FaultFileSystem final : public FileSystem {
 
   Result<std::unique_ptr<WritableFile>> open_write(const std::string& path, OpenMode mode) override;
   Result<std::unique_ptr<ReadableFile>> open_read(const std::string& path) override;
-  /// Bulk files count as the others: kOpenWrite, kWrite for each start_write, kTruncate for
+  /// Cutting an open file counts as kTruncate. Bulk files count as the others: kOpenWrite, kWrite for each start_write, kTruncate for
   /// set_size, kSync; kOpenRead, kRead for each start_read.
   Result<std::unique_ptr<BulkWritableFile>> create_bulk(const std::string& path,
                                                         const BulkOptions& options) override;

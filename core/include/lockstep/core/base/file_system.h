@@ -43,6 +43,9 @@ class WritableFile {
   /// Appends all of `bytes`. Errors: kIoError, kResourceExhausted (no space, quota), with path and
   /// operation.
   virtual Status write(std::span<const std::byte> bytes) = 0;
+  /// Cuts the file to `size_bytes`, of which there must be as many; write() goes on there. Takes
+  /// back a write that failed for lack of room, with what it left behind: the file is usable again.
+  virtual Status cut(uint64_t size_bytes) = 0;
   /// Makes the bytes durable. A failure is final: what the file holds is unknown, do not retry.
   virtual Status sync() = 0;
   /// Idempotent. The destructor closes and drops the status.
