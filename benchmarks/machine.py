@@ -13,6 +13,8 @@ PROGRAM = ROOT / "build/release/bin/lockstep"
 
 def first_line(*command):
     done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        return "not there"
     return ((done.stdout or done.stderr).strip().splitlines() or [""])[0]
 
 

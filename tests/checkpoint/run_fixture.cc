@@ -46,6 +46,12 @@ StateSchema small_schema() {
                    {"sgd.momentum"});
 }
 
+StateSchema large_schema() {
+  return schema_of({tensor("weight", Dtype::kF32, {2000, 1001}, SpaceRole::kTrainable),
+                    tensor("bias", Dtype::kF32, {77}, SpaceRole::kTrainable)},
+                   {"adamw.exp_avg", "adamw.exp_avg_sq"});
+}
+
 TestState::TestState(StateSchema schema, uint64_t seed) : schema_(std::move(schema)) {
   std::mt19937_64 random(seed);
   for (const StateKind& kind : schema_.kinds) {
@@ -55,6 +61,12 @@ TestState::TestState(StateSchema schema, uint64_t seed) : schema_(std::move(sche
     }
     memory_.push_back(std::move(bytes));
   }
+}
+
+uint64_t TestState::num_bytes() const {
+  uint64_t bytes = 0;
+  for (const std::vector<std::byte>& kind : memory_) bytes += kind.size();
+  return bytes;
 }
 
 OwnedState TestState::owned(int world_rank, int world_size) {

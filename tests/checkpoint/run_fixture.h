@@ -20,6 +20,9 @@ StateSchema medium_schema();
 /// One trainable and one buffer space of one short block each, one slot; 3 KB.
 StateSchema small_schema();
 
+/// One space with a short last block, two slots; 24 MB.
+StateSchema large_schema();
+
 /// Memory for every kind of a schema, whole: what all ranks together own.
 class TestState {
  public:
@@ -27,6 +30,7 @@ class TestState {
   TestState(StateSchema schema, uint64_t seed);
 
   const StateSchema& schema() const { return schema_; }
+  uint64_t num_bytes() const;
   std::vector<std::byte>& kind(size_t index) { return memory_[index]; }
   /// What `world_rank` of `world_size` owns: a piece of every run of three blocks, several runs a
   /// kind.

@@ -13,8 +13,10 @@ import time
 
 import parts
 
-SYSCALLS = ("fsync", "fdatasync", "rename", "pwrite64", "write", "openat", "mkdir", "unlink", "unlinkat", "rmdir",
-            "ftruncate", "io_uring_enter", "pread64", "getdents64")
+# How many of each a run of that length makes: on rank 0, on another rank.
+SYSCALLS = {"fsync": (39, 8), "renameat2": (5, 0), "write": (110, 45), "openat": (850, 750), "mkdir": (8, 1),
+            "unlink": (11, 2), "ftruncate": (6, 5), "fallocate": (4, 4), "io_uring_enter": (12, 12), "pread64": (30, 8),
+            "getdents64": (130, 40), "writev": (15, 15)}
 # Next to nothing else makes these: MPI sets the size of its own memory with ftruncate, the loader of programs reads with
 # pread64, and neither bears an interruption.
 FILE_SYSCALLS = ("fsync", "io_uring_enter", "renameat2", "fallocate", "pwrite64", "unlink")
@@ -136,8 +138,8 @@ def kill_at_call(program, run_dir, draw, number):
     """strace raises SIGKILL in one rank at the k-th call of one kind."""
     ranks = draw.choice(WORLDS)
     rank = draw.randrange(ranks)
-    call = SYSCALLS[number % len(SYSCALLS)]
-    k = draw.randint(1, 40)
+    call = sorted(SYSCALLS)[number % len(SYSCALLS)]
+    k = draw.randint(1, max(1, SYSCALLS[call][0 if rank == 0 else 1]))
     wrapper = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={k}"]
     process = program.start(ranks, run_dir, wrapped_rank=rank, wrapper=wrapper)
     try:

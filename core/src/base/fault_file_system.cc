@@ -36,8 +36,8 @@ struct FaultFileSystem::Plan {
   std::set<std::string> sync_failed_paths;
 
   /// Counts the call, tells the hook, and returns the fault planned for it, if any.
-  Status enter(FileOperation operation, const std::string& path) {
-    FileCall call{.operation = operation, .path = path, .number = 0};
+  Status enter(FileOperation operation, const std::string& path, uint64_t size_bytes = 0) {
+    FileCall call{.operation = operation, .path = path, .number = 0, .size_bytes = size_bytes};
     Status status;
     std::function<void(const FileCall&)> to_tell;
     std::function<void(const FileCall&)> to_tell_all;
@@ -57,7 +57,11 @@ struct FaultFileSystem::Plan {
           status = fault.status;
       }
     }
-    if (to_tell_all) to_tell_all({.operation = operation, .path = path, .number = number_of_all});
+    if (to_tell_all) {
+      FileCall of_all = call;
+      of_all.number = number_of_all;
+      to_tell_all(of_all);
+    }
     if (to_tell) to_tell(call);
     return status;
   }
@@ -87,8 +91,8 @@ class FaultFileSystem::Faulty : public Base {
       : plan_(std::move(plan)), base_(std::move(base)), path_(std::move(path)) {}
 
  protected:
-  Status enter(FileOperation operation) const {
-    return plan_->enter(operation, path_).with_context(path_);
+  Status enter(FileOperation operation, uint64_t size_bytes = 0) const {
+    return plan_->enter(operation, path_, size_bytes).with_context(path_);
   }
 
   std::shared_ptr<Plan> plan_;
@@ -121,7 +125,7 @@ class FaultFileSystem::Writable final : public FaultyWritable<WritableFile> {
 
   Status write(std::span<const std::byte> bytes) override {
     LOCKSTEP_RETURN_IF_ERROR(failed_);
-    failed_ = enter(FileOperation::kWrite);
+    failed_ = enter(FileOperation::kWrite, bytes.size());
     if (failed_.is_ok()) return base_->write(bytes);
     lacked_room_ = failed_.code() == StatusCode::kResourceExhausted;
     base_->write(bytes.first(bytes.size() / 2)).ignore();  // the planned error is the one to report
@@ -146,7 +150,7 @@ class FaultFileSystem::Readable final : public Faulty<ReadableFile> {
   using Faulty::Faulty;
 
   Status read(uint64_t offset_bytes, std::span<std::byte> out) const override {
-    LOCKSTEP_RETURN_IF_ERROR(enter(FileOperation::kRead));
+    LOCKSTEP_RETURN_IF_ERROR(enter(FileOperation::kRead, out.size()));
     return base_->read(offset_bytes, out);
   }
   Result<uint64_t> size_bytes() const override { return base_->size_bytes(); }
@@ -159,7 +163,7 @@ class FaultFileSystem::BulkWritable final : public FaultyWritable<BulkWritableFi
   Status start_write(uint64_t offset_bytes, std::span<const std::byte> bytes,
                      uint64_t ticket) override {
     LOCKSTEP_RETURN_IF_ERROR(failed_);
-    failed_ = enter(FileOperation::kWrite);
+    failed_ = enter(FileOperation::kWrite, bytes.size());
     if (failed_.is_ok()) return base_->start_write(offset_bytes, bytes, ticket);
     const uint64_t half = bytes.size() / 2 / kBulkAlignBytes * kBulkAlignBytes;
     // The planned error is the one to report.
@@ -194,7 +198,7 @@ class FaultFileSystem::BulkReadable final : public Faulty<BulkReadableFile> {
   using Faulty::Faulty;
 
   Status start_read(uint64_t offset_bytes, std::span<std::byte> into, uint64_t ticket) override {
-    LOCKSTEP_RETURN_IF_ERROR(enter(FileOperation::kRead));
+    LOCKSTEP_RETURN_IF_ERROR(enter(FileOperation::kRead, into.size()));
     return base_->start_read(offset_bytes, into, ticket);
   }
   Result<BulkEnd> wait_one(Deadline deadline) override { return base_->wait_one(deadline); }

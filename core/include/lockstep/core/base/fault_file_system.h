@@ -38,6 +38,7 @@ struct FileCall {
   FileOperation operation = FileOperation::kOpenWrite;
   std::string path;     ///< of a rename: the old name
   uint64_t number = 0;  ///< 1, 2, ... over all calls that change something
+  uint64_t size_bytes = 0;  ///< of a read or a write
 };
 
 class FaultFileSystem final : public FileSystem {
