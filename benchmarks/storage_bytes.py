@@ -25,8 +25,8 @@ STATE_COPIES = 3  # parameters and two optimizer slots
 
 def counted_train(ranks, folder, *more):
     """Runs to the end; bytes that all ranks together had from the disk and gave it."""
-    counted = f'"$@" && cat /proc/self/io > {folder}/io-$OMPI_COMM_WORLD_RANK'
-    command = [str(ROOT / "launch/mpirun.sh"), "-n", str(ranks), "sh", "-c", counted, "sh", str(PROGRAM), "train",
+    counted = f'"$@" && cat /proc/$$/io > {folder}/io-$OMPI_COMM_WORLD_RANK'
+    command = [str(ROOT / "launch/mpirun.sh"), "-n", str(ranks), "--oversubscribe", "sh", "-c", counted, "sh", str(PROGRAM), "train",
                f"{folder}/recipe.toml", "--run-dir", f"{folder}/run", "--report", f"{folder}/report.json", "--stop-after", "1",
                *more]
     done = subprocess.run(command, capture_output=True, text=True)
