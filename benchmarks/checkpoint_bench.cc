@@ -17,6 +17,7 @@
 
 #include "disk_probe.h"
 #include "lockstep/checkpoint/checkpointer.h"
+#include "lockstep/checkpoint/ckpt_tools.h"
 #include "lockstep/core/base/aligned_buffer.h"
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/environment.h"
@@ -31,6 +32,7 @@ struct BenchOptions {
   int64_t mib = 1024;
   int num_rounds = 5;
   uint64_t staging_mib = 0;
+  bool with_tools = false;
   ProbeShape probe;
 };
 
@@ -139,6 +141,11 @@ class Bench {
     ratio("save_rate_to_raw_write_rate", "raw_write", "save");
     ratio("load_rate_to_raw_read_rate", "raw_read", "load");
     ratio("stall_to_copy_time", "stall", "copy");
+    if (options_.with_tools) {
+      ratio("verify_rate_to_raw_read_rate", "raw_read", "verify");
+      // Of the bytes of both checkpoints.
+      ratio("half_diff_rate_to_raw_read_rate", "raw_read", "diff");
+    }
     report["io_method"] = io_method_;
     report["staging_bytes"] = staging_bytes_;
     report["bytes_read_to_own_bytes"] =
@@ -158,7 +165,7 @@ class Bench {
     options.plane = &world_.control_plane();
     options.run_dir = path_join(options_.dir, "run");
     options.log = Log::silent();
-    options.retention.keep_any = {keep_latest(1)};
+    options.retention.keep_any = {keep_latest(2)};
     options.staging_budget_bytes = options_.staging_mib << 20;
     auto checkpointer = Checkpointer::open(options);
     require(checkpointer.status());
@@ -198,6 +205,7 @@ class Bench {
     time("save", [&] {
       const auto report = checkpointer_.save(request());
       require(report.status());
+      earlier_path_ = report->path;
       io_method_ = report->io_method;
       total_bytes_ = report->total_bytes;
       parts_ms_ = {{"prepare", report->prepare_ms},
@@ -223,13 +231,7 @@ class Bench {
     time("raw_read",
          [&] { probe_read_s(probe_path_, bytes, probe_buffer_.bytes(), options_.probe); });
     state_.spoil();
-    if (world_.world_rank() == 0) {
-      const auto entries = posix_file_system().list(path_);
-      require(entries.status());
-      for (const DirectoryEntry& entry : *entries) {
-        drop_from_cache(path_join(path_, entry.name));
-      }
-    }
+    drop_checkpoints_from_cache();
     time("load", [&] {
       RestoreRequest request;
       request.schema = &state_.schema();
@@ -239,6 +241,33 @@ class Bench {
       own_bytes_read_ = (*restored)->own_bytes_read;
     });
     LOCKSTEP_CHECK(state_.is_intact(), "the state came back changed");
+    if (options_.with_tools) run_tools();
+  }
+
+  void run_tools() {
+    FileSystem& fs = posix_file_system();
+    ToolRun on_all_processors;
+    on_all_processors.num_threads = num_usable_cpus();
+    time("verify", [&] {
+      const auto report = verify_checkpoint(fs, path_, on_all_processors);
+      require(report.status());
+      LOCKSTEP_CHECK(report->problems.empty(), report->problems.front());
+    });
+    drop_checkpoints_from_cache();
+    time("diff", [&] {
+      const auto report = diff_checkpoints(fs, earlier_path_, path_, on_all_processors);
+      require(report.status());
+      LOCKSTEP_CHECK(report->tensors.empty(), "the same state differs from itself");
+    });
+  }
+
+  void drop_checkpoints_from_cache() {
+    if (world_.world_rank() != 0) return;
+    for (const std::string& path : {earlier_path_, path_}) {
+      const auto entries = posix_file_system().list(path);
+      require(entries.status());
+      for (const DirectoryEntry& entry : *entries) drop_from_cache(path_join(path, entry.name));
+    }
   }
 
   World& world_;
@@ -250,6 +279,7 @@ class Bench {
   AlignedBuffer copy_;
   int64_t step_ = 0;
   std::string path_;
+  std::string earlier_path_;
   std::string io_method_;
   uint64_t total_bytes_ = 0;
   uint64_t own_bytes_read_ = 0;
@@ -269,6 +299,7 @@ int main(int argc, char** argv) {
   app.add_option("--mib", options.mib, "bytes of state over all ranks");
   app.add_option("--rounds", options.num_rounds, "rounds");
   app.add_option("--staging-mib", options.staging_mib, "staging budget of a rank (0: its shard)");
+  app.add_flag("--tools", options.with_tools, "time verify and diff too; with one rank");
   app.add_option("--probe-piece-bytes", options.probe.piece_bytes, "a raw transfer");
   app.add_option("--probe-in-flight", options.probe.in_flight, "raw transfers under way");
   CLI11_PARSE(app, argc, argv);

@@ -285,8 +285,8 @@ void RestoreProtocol::warn_of_stray_files(const Manifest& manifest,
                                           const std::string& folder) const {
   const auto stray = stray_files(fs(), folder, manifest);
   if (!stray.is_ok() || stray->empty()) return;
-  context_.options->log.warn(cat(folder, " has files that its manifest does not name: ",
-                                 join(*stray, ", "),
+  context_.options->log.warn(cat(folder,
+                                 " has files that its manifest does not name: ", join(*stray, ", "),
                                  ". They were not read; remove them (`lockstep ckpt verify` calls "
                                  "such a checkpoint bad)"));
 }

@@ -29,9 +29,11 @@ SKIPPED = 77
 # Share of a campaign's executions: what runs fast has more to say in the same time.
 SHARES = {"safetensors": 0.38, "manifest": 0.07, "names": 0.5, "recipe": 0.05}
 DICTIONARIES = {"safetensors": "json", "manifest": "json", "names": "names", "recipe": "recipe"}
-# An input of 8 KB may take this much, no more: readers bound what they take by the size of what they read. The time is of a
+# Bytes of an input: a name, or the few lines of an attempt file; a document with all that it may have.
+LONGEST = {"safetensors": 8192, "manifest": 8192, "names": 512, "recipe": 8192}
+# An input may take this much, no more: readers bound what they take by the size of what they read. The time is of a
 # clock on the wall, and a machine may stand still for seconds.
-LIMITS = ["-max_len=8192", "-malloc_limit_mb=64", "-rss_limit_mb=1024", "-timeout=60",
+LIMITS = ["-malloc_limit_mb=64", "-rss_limit_mb=1024", "-timeout=60",
           "-report_slow_units=60"]
 # Three times the executions in the same time: plain choice of the next input, none of them made smaller, short stacks of
 # allocations. A report names the input, and one input can be run with all of them.
@@ -70,8 +72,8 @@ def start(folder, target, limits):
     corpus.mkdir(parents=True, exist_ok=True)
     found.mkdir(parents=True, exist_ok=True)
     seeds = [str(HERE / "seeds" / target)] + ([str(ROOT / "launch/recipes")] if target == "recipe" else [])
-    command = [str(folder / f"{target}_fuzz"), f"-dict={HERE / 'dictionaries' / DICTIONARIES[target]}.dict", *LIMITS,
-               *QUICK, *limits, "-print_final_stats=1", f"-artifact_prefix={found}/", str(corpus), *seeds]
+    command = [str(folder / f"{target}_fuzz"), f"-dict={HERE / 'dictionaries' / DICTIONARIES[target]}.dict",
+               f"-max_len={LONGEST[target]}", *LIMITS, *QUICK, *limits, "-print_final_stats=1", f"-artifact_prefix={found}/", str(corpus), *seeds]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, errors="replace",
                             start_new_session=True,  # Ctrl-C is for the campaign, which ends it gracefully
                             env={**os.environ, "ASAN_OPTIONS": ASAN})

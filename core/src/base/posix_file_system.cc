@@ -63,7 +63,8 @@ class PosixWritableFile final : public WritableFile {
   Status close() override { return fd_.close(path_); }
 
  private:
-  // After a failed sync, or a write that the disk failed, the kernel may have dropped pages: a later success would be a lie.
+  // After a failed sync, or a write that the disk failed, the kernel may have dropped pages: a
+  // later success would be a lie.
   Status require_usable(std::string_view operation) const {
     LOCKSTEP_CHECK(fd_.is_open(), operation, " of ", path_, " after close");
     return failed_;

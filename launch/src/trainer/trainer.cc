@@ -181,9 +181,9 @@ Result<ResumePoint> Trainer::Impl::resume() {
     LOCKSTEP_ASSIGN_OR_RETURN(resumed, keeper->resume(options));
   }
   if (resumed) return *std::move(resumed);
-  LOCKSTEP_RETURN_IF_ERROR(
-      vote("a run from its beginning",
-           is_rank_0() ? check_none_was_saved(posix_file_system(), options.run_dir) : Status::ok()));
+  LOCKSTEP_RETURN_IF_ERROR(vote(
+      "a run from its beginning",
+      is_rank_0() ? check_none_was_saved(posix_file_system(), options.run_dir) : Status::ok()));
   return loads_params_only(options) ? keeper->load_params_only(options) : ResumePoint();
 }
 
