@@ -67,6 +67,14 @@ bool may_be_torn(std::string_view line) {
   return !line.empty() && kLineStart.starts_with(head);
 }
 
+// The beginning of a line that may hold anything, fit for a terminal.
+std::string shown(std::string_view line) {
+  std::string text(line.substr(0, 60));
+  std::replace_if(
+      text.begin(), text.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
+  return text;
+}
+
 // The bytes up to the first line that belongs to a later step or is torn. Every line up to the
 // restored step was synced before its checkpoint was committed, so a crash can only have damaged
 // what stands behind them.
@@ -81,8 +89,7 @@ Result<size_t> kept_bytes(const std::string& path, const std::string& text, int6
     if (!parsed) {
       if (may_be_torn(line) && (!is_whole || seen_steps >= num_steps)) break;
       return corruption_error(cat(path, ":", line_number, ": expected a line of metrics ('",
-                                  kLineStart, "...' with \"num_steps\"), found '",
-                                  line.substr(0, 60),
+                                  kLineStart, "...' with \"num_steps\"), found '", shown(line),
                                   "'; the file is left as it is: move it away to start a new one"));
     }
     if (parsed->num_steps > num_steps) break;

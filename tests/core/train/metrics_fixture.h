@@ -76,6 +76,7 @@ class Metrics : public ::testing::Test {
     ASSERT_FALSE(metrics.is_ok()) << content;
     EXPECT_EQ(metrics.status().code(), StatusCode::kCorruption);
     EXPECT_THAT(metrics.status().message(), ::testing::HasSubstr(kPath));
+    for (const char c : metrics.status().message()) EXPECT_TRUE(c >= ' ' && c <= '~');
     EXPECT_EQ(text(), content);
   }
 

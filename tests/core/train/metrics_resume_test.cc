@@ -117,6 +117,7 @@ TEST_F(Metrics, AForeignFileIsRefusedAndUntouched) {
     expect_refused("time,loss\n1,2\n", num_steps);
     expect_refused("one line of notes\n", num_steps);
     expect_refused("notes without an end", num_steps);
+    expect_refused("\x1b[31mnot for a terminal\xff\n", num_steps);
     expect_refused("{\"loss\": 1}\n{\"loss\": 2}\n", num_steps);
     expect_refused("[1, 2]\n", num_steps);
     expect_refused("\nan empty line first\n", num_steps);
