@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 
 IMAGE_MIB = 64  # a save wants 16 MiB to spare
 
@@ -37,7 +38,12 @@ class Image:
         subprocess.run(["mount", "-o", "loop", self._image, self._mount], check=True)
 
     def unmount(self):
-        subprocess.run(["umount", self._mount], check=True)
+        # The kernel takes a process's io_uring apart after the process has ended, and holds its files until then.
+        deadline = time.monotonic() + 20
+        while (done := subprocess.run(["umount", self._mount], capture_output=True, text=True)).returncode != 0:
+            if "busy" not in done.stderr or time.monotonic() > deadline:
+                raise RuntimeError(done.stderr)
+            time.sleep(0.05)
 
     def base_of(self, subject):
         if subject not in self._bases:
