@@ -223,7 +223,7 @@ def all_parts():
 
 
 PARTS = [
-    ModelPart("model", [("states", "distinct crash states in memory, 1-4 ranks; 8 wrong protocols as controls", 100_000),
+    ModelPart("model", [("states", "distinct crash states in memory, 1-4 ranks; wrong protocols as controls", 100_000),
                           ("kill_points", "calls at which the model was cut", None)],
                 short={"exhaustive": 8, "samples": 6, "cut-starts": 2},
                 long={"exhaustive": 64, "samples": 1200, "cut-starts": 40}),
