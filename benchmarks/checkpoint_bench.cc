@@ -23,6 +23,7 @@
 #include "lockstep/core/base/environment.h"
 #include "lockstep/core/base/text.h"
 #include "lockstep/distributed/world.h"
+#include "spread.h"
 
 namespace lockstep {
 namespace {
@@ -88,11 +89,6 @@ class BenchState {
   std::vector<std::vector<float>> memory_;
 };
 
-nlohmann::json summary(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return {{"median", values[values.size() / 2]}, {"min", values.front()}, {"max", values.back()}};
-}
-
 uint64_t status_bytes(const std::string& key) {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);) {
@@ -137,7 +133,7 @@ class Bench {
       std::vector<double> each;
       for (size_t i = 0; i < seconds_[above].size(); ++i)
         each.push_back(factor * seconds_[above][i] / seconds_[below][i]);
-      report["ratios"][name] = summary(each);
+      report["ratios"][name] = spread(each);
     };
     ratio("save_rate_to_raw_write_rate", "raw_write", "save");
     ratio("load_rate_to_raw_read_rate", "raw_read", "load");

@@ -56,7 +56,7 @@ def lockstep_command(options, micro_batch, memory_format, folder):
 
 
 def ddp_command(options, micro_batch, flags):
-    return [sys.executable, str(ROOT / "benchmarks/peers/ddp_gloo.py"), "--ranks", str(options.ranks),
+    return [sys.executable, str(ROOT / "benchmarks/peers/ddp.py"), "--ranks", str(options.ranks),
             "--micro-batch", str(micro_batch), "--steps", str(options.steps), "--windows", str(options.windows),
             "--warm-up", str(options.warm_up), *flags]
 

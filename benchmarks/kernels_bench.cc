@@ -7,6 +7,7 @@
 #include <cstring>
 #include <vector>
 
+#include "lockstep/core/device/device.h"
 #include "lockstep/core/base/hash.h"
 #include "lockstep/core/flat/digest.h"
 #include "lockstep/core/flat/flat_buffer.h"
@@ -71,13 +72,15 @@ void bm_update(benchmark::State& state, const OptimizerSpec& spec) {
   FlatBuffer param = filled_buffer(state.range(0));
   const FlatBuffer grad = filled_buffer(state.range(0));
   std::vector<FlatBuffer> slots;
-  std::vector<std::span<float>> slot_spans;
   for (size_t i = 0; i < optimizer->slot_names().size(); ++i)
     slots.push_back(filled_buffer(state.range(0)));
-  for (FlatBuffer& slot : slots) slot_spans.push_back(slot.as<float>());
+  UpdateArrays arrays{param.data(), grad.data()};
+  arrays.num_elems = state.range(0) / kElemBytes;
+  if (!slots.empty()) arrays.first = slots[0].data();
+  if (slots.size() > 1) arrays.second = slots[1].data();
   UpdateScalars scalars = update_scalars(spec, {}, 1.0, 1, 1.0);
   for (auto _ : state) {
-    optimizer->update(param.as<float>(), grad.as<float>(), slot_spans, scalars);
+    optimizer->update(host_device().compute(), Dtype::kF32, arrays, scalars);
     scalars.update_index += 1;
     benchmark::ClobberMemory();
   }

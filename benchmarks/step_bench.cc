@@ -1,6 +1,7 @@
 // What the engine costs: the same network, micro-batches and optimizer, once through DataParallel +
 // ShardedOptimizer at one rank and once as a plain LibTorch loop with its fused AdamW, in turns
-// inside one process. Prints JSON. Pin it to one core: taskset -c 0 build/release/bin/step_bench
+// inside one process. Prints JSON. Pin it to one core: taskset -c 0 build/release/bin/step_bench; or
+// give it a GPU: build/release/bin/step_bench --device cuda
 
 #include <ATen/ops/_fused_adamw.h>
 #include <torch/nn/module.h>
@@ -12,6 +13,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "lockstep/core/base/quantile.h"
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/environment.h"
 #include "lockstep/core/model/convnet.h"
@@ -27,16 +29,18 @@ struct Net {
   std::vector<Batch> batches;
 };
 
-Net make_net(int64_t micro_batch, int64_t num_micro_batches) {
+Net make_net(int64_t micro_batch, int64_t num_micro_batches, const std::string& device) {
   torch::manual_seed(1);
   Net net;
   net.model = make_convnet({}, SampleSpec{{1, 28, 28}, 10}).value();
   set_weight_format(net.model->module(), at::MemoryFormat::ChannelsLast);
+  move_to(device, net.model->module());
   for (int64_t i = 0; i < num_micro_batches; ++i) {
     Batch batch;
     batch.inputs =
-        to_memory_format(torch::randn({micro_batch, 1, 28, 28}), at::MemoryFormat::ChannelsLast);
-    batch.targets = torch::randint(10, {micro_batch}, torch::kLong);
+        to_memory_format(torch::randn({micro_batch, 1, 28, 28}), at::MemoryFormat::ChannelsLast)
+            .to(device);
+    batch.targets = torch::randint(10, {micro_batch}, torch::kLong).to(device);
     batch.num_samples = micro_batch;
     net.batches.push_back(std::move(batch));
   }
@@ -50,7 +54,7 @@ class PlainLoop {
       parameters_.push_back(parameter);
       averages_.push_back(torch::zeros_like(parameter));
       squares_.push_back(torch::zeros_like(parameter));
-      steps_.push_back(torch::zeros({}));
+      steps_.push_back(torch::zeros({}, parameter.options()));
     }
   }
   void step() {
@@ -58,9 +62,12 @@ class PlainLoop {
     double scale = 1.0 / static_cast<double>(net_.batches.size());
     for (const Batch& batch : net_.batches) {
       torch::Tensor loss = net_.model->loss(batch) * scale;
-      total_loss_ += loss.item<double>();
+      losses_.push_back(loss.detach());
       loss.backward();
     }
+    // As the engine does: the step's losses are read once, behind all of its work.
+    total_loss_ += torch::stack(losses_).sum().item<double>();
+    losses_.clear();
     std::vector<torch::Tensor> gradients;
     for (auto& parameter : parameters_) gradients.push_back(parameter.grad());
     torch::NoGradGuard no_grad;
@@ -71,14 +78,16 @@ class PlainLoop {
 
  private:
   Net net_;
-  std::vector<torch::Tensor> parameters_, averages_, squares_, steps_;
+  std::vector<torch::Tensor> parameters_, averages_, squares_, steps_, losses_;
   double total_loss_ = 0;
 };
 
 class EngineLoop {
  public:
-  EngineLoop(World& world, Net net) : net_(std::move(net)) {
+  EngineLoop(World& world, std::shared_ptr<Accelerator> accelerator, Net net)
+      : net_(std::move(net)) {
     DataParallelOptions options;
+    options.accelerator = std::move(accelerator);
     options.micro_batches_per_step = static_cast<int64_t>(net_.batches.size());
     parallel_ = std::make_unique<DataParallel>(
         DataParallel::make(world, net_.model->module(), options).value());
@@ -106,16 +115,13 @@ double turn_ms(Loop& loop) {
   return watch.elapsed_ms() / kStepsPerTurn;
 }
 
-double quantile(std::vector<double> values, double share) {
-  std::sort(values.begin(), values.end());
-  return values[static_cast<size_t>(share * static_cast<double>(values.size() - 1) + 0.5)];
-}
-
-void run(int64_t micro_batch, int64_t num_micro_batches, int rounds) {
+void run(int64_t micro_batch, int64_t num_micro_batches, int rounds, const std::string& wanted) {
   keep_freed_memory();
   World world = World::solo({});
-  EngineLoop engine(world, make_net(micro_batch, num_micro_batches));
-  PlainLoop plain(make_net(micro_batch, num_micro_batches));
+  const auto accelerator = open_accelerator(world, {.wanted = wanted}).value();
+  const std::string device(accelerator != nullptr ? accelerator->name() : "cpu");
+  EngineLoop engine(world, accelerator, make_net(micro_batch, num_micro_batches, device));
+  PlainLoop plain(make_net(micro_batch, num_micro_batches, device));
   turn_ms(engine);
   turn_ms(plain);
   std::vector<double> engine_ms, plain_ms, ratios;
@@ -126,6 +132,7 @@ void run(int64_t micro_batch, int64_t num_micro_batches, int rounds) {
   }
   nlohmann::ordered_json json = {{"benchmark", "step at one rank, engine over plain LibTorch loop"},
                                  {"utc", utc_text(wall_clock_ns())},
+                                 {"device", device},
                                  {"instruction_set", instruction_set()},
                                  {"micro_batch", micro_batch},
                                  {"micro_batches_per_step", num_micro_batches},
@@ -144,10 +151,12 @@ void run(int64_t micro_batch, int64_t num_micro_batches, int rounds) {
 int main(int argc, char** argv) {
   int64_t micro_batch = 64, micro_batches_per_step = 1;
   int rounds = 20;
+  std::string device = "cpu";
   CLI::App app("Engine at one rank over a plain LibTorch loop, in turns");
   app.add_option("--micro-batch", micro_batch, "images")->check(CLI::PositiveNumber);
   app.add_option("--micro-batches-per-step", micro_batches_per_step)->check(CLI::PositiveNumber);
+  app.add_option("--device", device, "cpu or cuda")->capture_default_str();
   app.add_option("--rounds", rounds, "of 5 steps of each side")->check(CLI::PositiveNumber);
   CLI11_PARSE(app, argc, argv);
-  lockstep::run(micro_batch, micro_batches_per_step, rounds);
+  lockstep::run(micro_batch, micro_batches_per_step, rounds, device);
 }

@@ -88,6 +88,7 @@ Status BlockStream::read(const ShardReader& shard, const std::vector<ReadItem>& 
 Status BlockStream::hand_out(const ShardReader& shard, const std::vector<ReadItem>& items,
                              const Window& window, uint64_t bytes) const {
   const std::span<const std::byte> buffer = buffers_[window.buffer].bytes();
+  StateMemory* written = nullptr;  // all of a state are in the same
   Cursor cursor{window.first_item, window.first_block};
   for (size_t i = 0; i < window.num_blocks; ++i, advance(items, &cursor)) {
     const ReadItem& item = items[cursor.item];
@@ -105,13 +106,20 @@ Status BlockStream::hand_out(const ShardReader& shard, const std::vector<ReadIte
           place.file_begin - shard.place_of(item.extent_index, item.blocks.first).file_begin;
       to = item.to.subspan(skip, place.bytes);
     }
+    if (item.memory != nullptr && !to.empty()) {
+      LOCKSTEP_RETURN_IF_ERROR(
+          shard.check_hash(item.extent_index, cursor.block, xxh3_64(block)));
+      item.memory->write(to, block);
+      written = item.memory;
+      continue;
+    }
     // What is hashed is the copy that the tensor keeps.
     const uint64_t found = to.empty() ? xxh3_64(block) : copy_and_xxh3_64(block, to);
     const Status good = shard.check_hash(item.extent_index, cursor.block, found);
     if (!good.is_ok()) std::fill(to.begin(), to.end(), std::byte{0});  // no false byte stays
     LOCKSTEP_RETURN_IF_ERROR(good);
   }
-  return Status::ok();
+  return written == nullptr ? Status::ok() : written->settle();
 }
 
 Status BlockStream::verify(const ShardReader& shard) {

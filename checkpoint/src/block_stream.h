@@ -17,7 +17,8 @@ namespace lockstep {
 struct ReadItem {
   size_t extent_index = 0;  ///< into the shard's layout
   BlockRun blocks;
-  std::span<std::byte> to;  ///< exactly their bytes; empty: only verified
+  std::span<std::byte> to;        ///< exactly their bytes; empty: only verified
+  StateMemory* memory = nullptr;  ///< that `to` is in; null: ordinary memory
 };
 
 struct BlockStreamOptions {

@@ -27,7 +27,8 @@ Result<std::vector<ShardReads>> plan_reads(const StateSchema& schema,
         if (common.first >= common.end) break;
         const uint64_t skip = run_bytes(space, {own.first, common.first});
         of_shard.items.push_back(
-            {index, common, it->slice->bytes.subspan(skip, run_bytes(space, common))});
+            {index, common, it->slice->bytes.subspan(skip, run_bytes(space, common)),
+             it->slice->memory.get()});
       }
     }
     if (!of_shard.items.empty()) reads.push_back(std::move(of_shard));

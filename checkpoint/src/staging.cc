@@ -60,9 +60,7 @@ std::vector<KindRuns> runs_of(const StateSchema& schema, const std::vector<Index
 Status Staging::begin(const StateSchema& schema, const OwnedState& owned, uint64_t budget_bytes,
                       uint64_t piece_bytes) {
   slices_.clear();
-  next_slice_ = 0;
-  next_block_ = 0;
-  done_of_block_ = 0;
+  next_ = {};
   next_offset_ = 0;
   hash_of_cut_.reset();
   hashes_.clear();
@@ -80,12 +78,17 @@ Status Staging::begin(const StateSchema& schema, const OwnedState& owned, uint64
   if (!layout.is_ok()) return internal_error(layout.status().message());
   layout_ = std::move(*layout);
   hashes_.reserve(layout_.num_blocks);
-  if (!slices_.empty()) next_block_ = slices_.front().slice->blocks.first;
+  if (!slices_.empty()) next_.block = slices_.front().slice->blocks.first;
+  device_ = slices_.empty() ? nullptr : slices_.front().slice->memory;
+  for (const IndexedSlice& item : slices_)
+    LOCKSTEP_CHECK(item.slice->memory == device_, "a state lies in one memory, found two");
 
   // A state smaller than a piece takes no more memory than it needs.
   piece_bytes = std::min(bulk_align_up(piece_bytes), bulk_align_up(layout_.data_bytes()));
-  if (piece_bytes > piece_bytes_) {
+  if (piece_bytes > piece_bytes_ || device_ != pinned_by_) {
+    unpin_all();
     buffers_.clear();
+    pinned_by_ = device_;
     piece_bytes_ = piece_bytes;
   }
   num_pieces_ = piece_bytes_ == 0
@@ -116,6 +119,7 @@ Result<size_t> Staging::free_buffer(Deadline deadline) {
   std::unique_lock lock(mutex_);
   if (stopped_.is_ok() && free_.empty() && buffers_.size() < max_buffers_) {
     LOCKSTEP_ASSIGN_OR_RETURN(AlignedBuffer buffer, AlignedBuffer::make(piece_bytes_));
+    if (pinned_by_ != nullptr) pinned_by_->pin(buffer.bytes());
     buffers_.push_back(std::move(buffer));
     return buffers_.size() - 1;
   }
@@ -138,7 +142,7 @@ Status Staging::fill_next(Deadline deadline) {
   LOCKSTEP_ASSIGN_OR_RETURN(const size_t index, free_buffer(deadline));
   const std::span<std::byte> to = buffers_[index].bytes().first(piece_bytes_);
   const uint64_t offset = next_offset_;
-  const uint64_t bytes = fill(to);
+  LOCKSTEP_ASSIGN_OR_RETURN(const uint64_t bytes, fill(to));
   const uint64_t padded = bulk_align_up(bytes);
   std::fill(to.begin() + static_cast<ptrdiff_t>(bytes), to.begin() + static_cast<ptrdiff_t>(padded),
             std::byte{0});
@@ -150,10 +154,20 @@ Status Staging::fill_next(Deadline deadline) {
   return Status::ok();
 }
 
+Staging::~Staging() {
+  unpin_all();
+}
+
+void Staging::unpin_all() {
+  if (pinned_by_ == nullptr) return;
+  for (const AlignedBuffer& buffer : buffers_) pinned_by_->unpin(buffer.bytes());
+}
+
 /// Blocks, then what fits of the checksum table. Returns the bytes that are used.
-uint64_t Staging::fill(std::span<std::byte> to) {
+Result<uint64_t> Staging::fill(std::span<std::byte> to) {
+  if (device_ != nullptr) LOCKSTEP_RETURN_IF_ERROR(read_from_device(to));
   const uint64_t blocks = copy_blocks(to);
-  if (next_slice_ < slices_.size()) return blocks;
+  if (next_.slice < slices_.size()) return blocks;
   const uint64_t done = next_offset_ + blocks - layout_.table_begin;
   const uint64_t part = std::min<uint64_t>(table().size() - done, to.size() - blocks);
   std::copy_n(table().begin() + static_cast<ptrdiff_t>(done), part,
@@ -161,36 +175,58 @@ uint64_t Staging::fill(std::span<std::byte> to) {
   return blocks + part;
 }
 
+std::span<const std::byte> Staging::rest_of_block(const Cursor& at) const {
+  const IndexedSlice& item = slices_[at.slice];
+  const FlatSpace& space = space_of(*schema_, item.kind_index);
+  return std::span<const std::byte>(item.slice->bytes)
+      .subspan(run_bytes(space, {item.slice->blocks.first, at.block}),
+               run_bytes(space, {at.block, at.block + 1}))
+      .subspan(at.done_of_block);
+}
+
+void Staging::advance(uint64_t bytes, bool is_block_done, Cursor* at) const {
+  at->done_of_block += bytes;
+  if (!is_block_done) return;
+  at->done_of_block = 0;
+  if (++at->block == slices_[at->slice].slice->blocks.end && ++at->slice < slices_.size())
+    at->block = slices_[at->slice].slice->blocks.first;
+}
+
+/// A piece's blocks, all under way at once.
+Status Staging::read_from_device(std::span<std::byte> to) const {
+  Cursor at = next_;
+  while (at.slice < slices_.size() && !to.empty()) {
+    const std::span<const std::byte> from = rest_of_block(at);
+    const uint64_t part = std::min<uint64_t>(from.size(), to.size());
+    device_->read(to.first(part), from.first(part));
+    to = to.subspan(part);
+    advance(part, part == from.size(), &at);
+  }
+  return device_->settle();
+}
+
+/// Copies and hashes in one pass; what has come from a device is there and is only hashed.
 uint64_t Staging::copy_blocks(std::span<std::byte> to) {
   const uint64_t room = to.size();
-  while (next_slice_ < slices_.size() && !to.empty()) {
-    const IndexedSlice& item = slices_[next_slice_];
-    const FlatSpace& space = space_of(*schema_, item.kind_index);
-    const BlockRun& own = item.slice->blocks;
-    const std::span<const std::byte> from =
-        item.slice->bytes
-            .subspan(run_bytes(space, {own.first, next_block_}),
-                     run_bytes(space, {next_block_, next_block_ + 1}))
-            .subspan(done_of_block_);
+  while (next_.slice < slices_.size() && !to.empty()) {
+    const std::span<const std::byte> from = rest_of_block(next_);
     const uint64_t part = std::min<uint64_t>(from.size(), to.size());
-    if (done_of_block_ == 0 && part == from.size()) {
-      hashes_.push_back(stream_and_xxh3_64(from, to.first(part)));
+    const bool is_block_done = part == from.size();
+    if (next_.done_of_block == 0 && is_block_done) {
+      hashes_.push_back(device_ != nullptr ? xxh3_64(to.first(part))
+                                           : stream_and_xxh3_64(from, to.first(part)));
     } else {  // the block lies in two pieces, or more
       if (!hash_of_cut_) hash_of_cut_.emplace();
-      hash_of_cut_->update(from.first(part));
-      stream_copy(from.first(part), to.first(part));
-      done_of_block_ += part;
-      if (part == from.size()) {
+      if (device_ == nullptr) stream_copy(from.first(part), to.first(part));
+      hash_of_cut_->update(device_ != nullptr ? std::span<const std::byte>(to.first(part))
+                                              : from.first(part));
+      if (is_block_done) {
         hashes_.push_back(hash_of_cut_->digest_64());
         hash_of_cut_.reset();
       }
     }
     to = to.subspan(part);
-    if (part < from.size()) break;
-    done_of_block_ = 0;
-    if (++next_block_ == own.end && ++next_slice_ < slices_.size()) {
-      next_block_ = slices_[next_slice_].slice->blocks.first;
-    }
+    advance(part, is_block_done, &next_);
   }
   return room - to.size();
 }

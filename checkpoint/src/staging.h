@@ -11,6 +11,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -45,6 +46,10 @@ struct StagedPiece {
 
 class Staging {
  public:
+  Staging() = default;
+  ~Staging();
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
   /// Begins a save: plans its pieces, copies nothing yet. At most `budget_bytes` of buffers (two
   /// pieces at least); 0: as many as the state needs. Requires: `schema` and `owned` live until
   /// is_filled(). Errors: as index_slices.
@@ -79,20 +84,30 @@ class Staging {
 
  private:
   Result<size_t> free_buffer(Deadline deadline);
-  uint64_t fill(std::span<std::byte> to);
+  Result<uint64_t> fill(std::span<std::byte> to);
   uint64_t copy_blocks(std::span<std::byte> to);
+  /// What of the state comes next, from where the save is or was told to be.
+  struct Cursor {
+    size_t slice = 0;
+    int64_t block = 0;           // of that slice
+    uint64_t done_of_block = 0;  // bytes of a block that a piece's end has cut
+  };
+  std::span<const std::byte> rest_of_block(const Cursor& at) const;
+  void advance(uint64_t bytes, bool is_block_done, Cursor* at) const;
+  Status read_from_device(std::span<std::byte> to) const;
+  void unpin_all();
 
   std::vector<KindRuns> runs_;
   ShardLayout layout_;
   uint64_t piece_bytes_ = 0;
   std::vector<AlignedBuffer> buffers_;
+  std::shared_ptr<StateMemory> pinned_by_;
 
   // The filling side's.
   const StateSchema* schema_ = nullptr;
   std::vector<IndexedSlice> slices_;
-  size_t next_slice_ = 0;
-  int64_t next_block_ = 0;      // of that slice
-  uint64_t done_of_block_ = 0;  // bytes of a block that a piece's end has cut
+  Cursor next_;
+  std::shared_ptr<StateMemory> device_;  // where the state is, if not in ordinary memory
   std::optional<Xxh3Stream> hash_of_cut_;
   uint64_t next_offset_ = 0;
   std::vector<uint64_t> hashes_;

@@ -142,15 +142,25 @@ Status visit_tensors(const FlatSpace& space, const StateSlice& slice,
                      const std::function<Status(size_t, ElemRun, std::span<std::byte>)>& visit) {
   const ElemRun owned = space.elems_of(slice.blocks);
   const int64_t elem_bytes = dtype_size_bytes(space.dtype);
+  std::vector<std::byte> copy;  // of what is in a device's memory
   for (size_t t = 0; t < space.tensors.size(); ++t) {
     const TensorPlace& place = space.tensors[t];
     const int64_t first = std::max(owned.first, place.offset_elems);
     const int64_t end = std::min(owned.end, place.offset_elems + place.spec.num_elems());
     if (first >= end) continue;
-    LOCKSTEP_RETURN_IF_ERROR(
-        visit(t, {first - place.offset_elems, end - place.offset_elems},
-              slice.bytes.subspan(static_cast<size_t>((first - owned.first) * elem_bytes),
-                                  static_cast<size_t>((end - first) * elem_bytes))));
+    const ElemRun of_tensor{first - place.offset_elems, end - place.offset_elems};
+    const auto bytes = slice.bytes.subspan(static_cast<size_t>((first - owned.first) * elem_bytes),
+                                           static_cast<size_t>((end - first) * elem_bytes));
+    if (slice.memory == nullptr) {
+      LOCKSTEP_RETURN_IF_ERROR(visit(t, of_tensor, bytes));
+      continue;
+    }
+    copy.resize(bytes.size());
+    slice.memory->read(copy, bytes);
+    LOCKSTEP_RETURN_IF_ERROR(slice.memory->settle());
+    LOCKSTEP_RETURN_IF_ERROR(visit(t, of_tensor, copy));
+    slice.memory->write(bytes, copy);
+    LOCKSTEP_RETURN_IF_ERROR(slice.memory->settle());
   }
   return Status::ok();
 }

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "lockstep/core/flat/digest.h"
+#include "shadow_memory.h"
 
 namespace lockstep {
 namespace {
@@ -72,6 +73,10 @@ uint64_t TestState::num_bytes() const {
 OwnedState TestState::owned(int world_rank, int world_size) {
   constexpr int64_t kBucketBlocks = 3;
   OwnedState owned;
+  std::shared_ptr<ShadowMemory> shadow;
+  if (is_on_a_device_)
+    shadow = std::make_shared<ShadowMemory>(
+        std::vector<std::span<std::byte>>(memory_.begin(), memory_.end()));
   for (size_t k = 0; k < schema_.kinds.size(); ++k) {
     const FlatSpace& space = *schema_.layout.find(schema_.kinds[k].space);
     for (int64_t begin = 0, bucket = 0; begin < space.num_blocks();
@@ -83,10 +88,12 @@ OwnedState TestState::owned(int world_rank, int world_size) {
       if (run.num_blocks() == 0) continue;
       const ElemRun elems = space.elems_of(run);
       const auto elem_bytes = static_cast<size_t>(dtype_size_bytes(space.dtype));
+      const size_t offset = static_cast<size_t>(elems.first) * elem_bytes;
+      const size_t num_bytes = static_cast<size_t>(elems.num_elems()) * elem_bytes;
       owned.slices.push_back({schema_.kinds[k], run,
-                              std::span(memory_[k])
-                                  .subspan(static_cast<size_t>(elems.first) * elem_bytes,
-                                           static_cast<size_t>(elems.num_elems()) * elem_bytes)});
+                              shadow != nullptr ? shadow->shadow(k, offset, num_bytes)
+                                                : std::span(memory_[k]).subspan(offset, num_bytes),
+                              shadow});
     }
   }
   std::reverse(owned.slices.begin(), owned.slices.end());  // nobody promised an order

@@ -32,6 +32,8 @@ class TestState {
   const StateSchema& schema() const { return schema_; }
   uint64_t num_bytes() const;
   std::vector<std::byte>& kind(size_t index) { return memory_[index]; }
+  /// From here on owned() gives slices of a device's memory (shadow_memory.h), one for each call.
+  void put_on_a_device() { is_on_a_device_ = true; }
   /// What `world_rank` of `world_size` owns: a piece of every run of three blocks, several runs a
   /// kind.
   OwnedState owned(int world_rank, int world_size);
@@ -41,6 +43,7 @@ class TestState {
  private:
   StateSchema schema_;
   std::vector<std::vector<std::byte>> memory_;
+  bool is_on_a_device_ = false;
 };
 
 /// Options for a test: nothing of an earlier attempt is ever alive, no heartbeat, no log.

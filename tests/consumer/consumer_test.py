@@ -26,7 +26,7 @@ class Consumer(unittest.TestCase):
                    BUILD / program, *arguments]
         environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True,
-                              timeout=120)
+                              timeout=300)
         self.assertEqual(done.returncode, 0, f"{command}:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
         return done.stdout
 

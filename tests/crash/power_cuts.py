@@ -29,7 +29,7 @@ class Image:
                    str(ranks)]
         for name, value in more.items():
             command += [f"--{name}", str(value)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=180)
         if done.returncode not in (0, 1):
             raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
         return json.loads(done.stdout)

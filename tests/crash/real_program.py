@@ -22,7 +22,7 @@ SYSCALLS = {"fsync": (39, 8), "renameat2": (5, 0), "write": (110, 45), "openat":
 FILE_SYSCALLS = ("fsync", "io_uring_enter", "renameat2", "fallocate", "pwrite64", "unlink")
 MAY_BE_INTERRUPTED = ("fsync", "io_uring_enter", "fallocate", "pwrite64")
 WORLDS = (1, 2, 3, 4)
-TIMEOUT_S = 180
+TIMEOUT_S = 300
 
 
 class Program:

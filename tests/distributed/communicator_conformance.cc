@@ -247,7 +247,7 @@ void times_out_naming_the_peer(Communicator& c) {
     EXPECT_THAT(status.message(), HasSubstr("the missing message"));
     EXPECT_THAT(status.message(), HasSubstr(cat("rank ", last)));
     EXPECT_GE(watch.elapsed_s(), 0.3);
-    EXPECT_LT(watch.elapsed_s(), 1.5);
+    EXPECT_LT(watch.elapsed_s(), kLongBeforeSoonS);
     Status later = c.exchange({}, {}, nullptr, "later", soon());
     EXPECT_EQ(later.to_string(), status.to_string());
     EXPECT_EQ(c.barrier("later", soon()).to_string(), status.to_string());
@@ -277,7 +277,7 @@ void times_out_while_sending(Communicator& c) {
   EXPECT_THAT(status.message(), HasSubstr("the unread message"));
   EXPECT_THAT(status.message(), HasSubstr(cat("rank ", last)));
   EXPECT_GE(watch.elapsed_s(), 0.3);
-  EXPECT_LT(watch.elapsed_s(), 1.5);
+  EXPECT_LT(watch.elapsed_s(), kLongBeforeSoonS);
   EXPECT_EQ(c.barrier("later", soon()).to_string(), status.to_string());
 }
 
@@ -285,7 +285,7 @@ void refuses_a_message_of_another_size(Communicator& c, size_t sent, size_t expe
   if (c.world_rank() == 0) {
     Bytes in(expected);
     RecvOp recv{1, in};
-    Status status = c.exchange({}, {&recv, 1}, nullptr, "sizes", Deadline::after_s(1));
+    Status status = c.exchange({}, {&recv, 1}, nullptr, "sizes", Deadline::after_s(5));
     EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << status.to_string();
     EXPECT_THAT(status.message(), HasSubstr("rank 1"));
     EXPECT_THAT(status.message(), HasSubstr(cat(expected, " bytes")));
@@ -293,7 +293,7 @@ void refuses_a_message_of_another_size(Communicator& c, size_t sent, size_t expe
     Bytes out(sent);
     SendOp send{0, out};
     // The sender learns of it where the transport tells it.
-    c.exchange({&send, 1}, {}, nullptr, "sizes", Deadline::after_s(1)).ignore();
+    c.exchange({&send, 1}, {}, nullptr, "sizes", Deadline::after_s(5)).ignore();
   }
 }
 
@@ -308,7 +308,7 @@ void aborts_rank_0(Communicator& c, std::span<const SendOp> sends, std::span<con
   aborter.join();
   EXPECT_EQ(status.code(), StatusCode::kAborted) << status.to_string();
   EXPECT_THAT(status.message(), HasSubstr("told to stop"));
-  EXPECT_LT(watch.elapsed_s(), 1.0);
+  EXPECT_LT(watch.elapsed_s(), kLongBeforeSoonS);
   EXPECT_EQ(c.barrier("later", soon()).code(), StatusCode::kAborted);
 }
 

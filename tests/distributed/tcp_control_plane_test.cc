@@ -191,10 +191,10 @@ int check_that_standstill_is_named(TcpControlPlane& plane, int stopped) {
   }
   sleep_ns(100'000'000);
   Stopwatch watch;
-  Status status = plane.barrier("the step's vote", Deadline::after_s(1.0));
+  Status status = plane.barrier("the step's vote", Deadline::after_s(2));
   if (status.code() != StatusCode::kTimeout) return 2;
   if (status.message().find(cat("rank ", stopped)) == std::string::npos) return 3;
-  if (watch.elapsed_s() > 1.8) return 4;
+  if (watch.elapsed_s() > lockstep::testing::kLongBeforeSoonS) return 4;
   sleep_ns(1'000'000'000);
   return 0;
 }

@@ -98,13 +98,13 @@ void check_reduction(const std::vector<std::vector<T>>& leaves, const std::vecto
     TreeReducer reducer(communicator, space, plan, num_leaves, options);
     std::vector<std::vector<T>> roots = fold(leaves, world.world_rank(), world_size);
     EXPECT_EQ(roots.size(), static_cast<size_t>(reducer.num_roots()));
-    std::vector<T*> root_pointers;
+    std::vector<void*> root_pointers;
     for (auto& root : roots) root_pointers.push_back(root.data());
     std::vector<T> values(expected.size());
     for (int b = 0; b < plan.num_buckets(); ++b) {
       uint64_t before = communicator.num_bytes_sent();
       LOCKSTEP_RETURN_IF_ERROR(
-          reducer.reduce_bucket(b, std::span<T* const>(root_pointers), soon()));
+          reducer.reduce_bucket(b, std::span<void* const>(root_pointers), soon()));
       EXPECT_EQ(communicator.num_bytes_sent() - before, reducer.reduce_bytes_sent(b));
       ElemRun mine = reducer.piece_elems(b);
       EXPECT_TRUE(
@@ -127,11 +127,12 @@ void check_reduction(const std::vector<std::vector<T>>& leaves, const std::vecto
 constexpr int64_t kThreeBlocksAndABit = 3 * kBlockElems + 640;
 
 /// Chunks that divide neither blocks nor pieces, and so few in flight that windows are many.
-constexpr TreeReducerOptions kOddChunks{.chunk_bytes = 20'000, .chunks_in_flight = 2};
+constexpr TreeReducerOptions kOddChunks{
+    .chunk_bytes = 20'000, .chunks_in_flight = 2, .gather_chunk_bytes = 12'345};
 
 template <typename T>
-void check_all_worlds() {
-  for (int64_t num_leaves = 1; num_leaves <= 24; ++num_leaves) {
+void check_all_worlds(std::initializer_list<int64_t> nums_leaves) {
+  for (const int64_t num_leaves : nums_leaves) {
     auto leaves = make_leaves<T>(num_leaves, kThreeBlocksAndABit);
     auto expected = tree_sum(leaves, 0, 0);
     for (int world_size = 1; world_size <= std::min<int64_t>(num_leaves, 16); ++world_size) {
@@ -143,10 +144,10 @@ void check_all_worlds() {
 }
 
 TEST(TreeReducer, SumsFloatsAlongTheTreeOnEveryWorld) {
-  check_all_worlds<float>();
+  check_all_worlds<float>({1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 19, 24});
 }
 TEST(TreeReducer, SumsDoublesAlongTheTreeOnEveryWorld) {
-  check_all_worlds<double>();
+  check_all_worlds<double>({1, 5, 8, 11});
 }
 
 TEST(TreeReducer, BucketAndChunkSizesChangeNoBit) {
@@ -164,6 +165,86 @@ TEST(TreeReducer, BucketAndChunkSizesChangeNoBit) {
       }
     }
   }
+}
+
+TEST(TreeReducer, GroupsThatExchangeDirectlyChangeNoBit) {
+  for (int64_t num_leaves : {16, 21}) {
+    auto leaves = make_leaves<float>(num_leaves, kThreeBlocksAndABit);
+    auto expected = tree_sum(leaves, 0, 0);
+    for (int world_size : {2, 4, 8, 16}) {
+      for (int direct_ranks : {1, 4, 8, 32}) {
+        TreeReducerOptions options = kOddChunks;
+        options.direct_ranks = direct_ranks;
+        ASSERT_NO_FATAL_FAILURE(check_reduction(leaves, expected, world_size, 2, options));
+      }
+    }
+  }
+}
+
+TEST(TreeReducer, LeavesOfBf16TravelAsSuchAndChangeNoBit) {
+  for (int64_t num_leaves : {1, 2, 3, 4, 6, 8, 11, 16}) {
+    auto leaves = make_leaves<float>(num_leaves, kThreeBlocksAndABit);
+    for (auto& leaf : leaves)
+      host_device().compute().round_to_bf16(leaf.data(), leaf.data(), kThreeBlocksAndABit);
+    auto expected = tree_sum(leaves, 0, 0);
+    for (int world_size = 1; world_size <= num_leaves; ++world_size) {
+      for (int direct_ranks : {2, 4}) {
+        TreeReducerOptions options = kOddChunks;
+        options.leaves_are_bf16 = true;
+        options.direct_ranks = direct_ranks;
+        ASSERT_NO_FATAL_FAILURE(check_reduction(leaves, expected, world_size, 3, options));
+      }
+    }
+  }
+}
+
+TEST(TreeReducer, SendsHalfTheBytesOfALeafInBf16) {
+  // Rank by rank of 4: 6 leaves are 1 + 2 + 1 + 2, and what was added is float again.
+  FlatSpace space = space_of<float>(4 * kBlockElems);
+  auto bytes_of_ranks = [&](int64_t num_leaves, int direct_ranks) {
+    std::vector<uint64_t> bytes(4);
+    Status status = World::run_threads(
+        4,
+        [&](World& world) {
+          TreeReducer reducer(world.communicator(), space, ShardPlan::plan(plan_buckets(4, 4), 4),
+                              num_leaves,
+                              {.direct_ranks = direct_ranks, .leaves_are_bf16 = true});
+          bytes[static_cast<size_t>(world.world_rank())] = reducer.reduce_bytes_sent(0);
+          return Status::ok();
+        },
+        quiet());
+    EXPECT_TRUE(status.is_ok()) << status.to_string();
+    return bytes;
+  };
+  const uint64_t b = 4 * kBlockElems * sizeof(float);
+  using Bytes = std::vector<uint64_t>;
+  EXPECT_EQ(bytes_of_ranks(4, 4), (Bytes{3 * b / 8, 3 * b / 8, 3 * b / 8, 3 * b / 8}));
+  EXPECT_EQ(bytes_of_ranks(4, 2), (Bytes{b / 2, b / 2, b / 2, b / 2}));
+  EXPECT_EQ(bytes_of_ranks(6, 2), (Bytes{b / 2, 3 * b / 4, b / 2, 3 * b / 4}));
+  EXPECT_EQ(bytes_of_ranks(8, 2), (Bytes{3 * b / 4, 3 * b / 4, 3 * b / 4, 3 * b / 4}));
+}
+
+TEST(TreeReducer, SumsOfBf16LeavesAreAsCloseToTheExactSumAsTheirRoundingAllows) {
+  // Each leaf is off by at most 2^-8 of itself, each of the log2(16) = 4 additions above it by
+  // 2^-24 of what it adds.
+  constexpr int64_t kLeaves = 16;
+  const auto exact = make_leaves<float>(kLeaves, kBlockElems);
+  auto rounded = exact;
+  for (auto& leaf : rounded)
+    host_device().compute().round_to_bf16(leaf.data(), leaf.data(), kBlockElems);
+  const std::vector<float> sums = tree_sum(rounded, 0, 0);
+  const double bound = 0x1p-8 + 4 * 0x1p-24 * (1 + 0x1p-8);
+  double worst = 0;
+  for (size_t e = 0; e < sums.size(); ++e) {
+    double sum = 0, magnitude = 0;
+    for (const auto& leaf : exact) {
+      sum += static_cast<double>(leaf[e]);
+      magnitude += std::abs(static_cast<double>(leaf[e]));
+    }
+    worst = std::max(worst, std::abs(static_cast<double>(sums[e]) - sum) / magnitude);
+  }
+  EXPECT_LE(worst, bound);
+  EXPECT_GT(worst, bound / 16) << "the leaves were not rounded";
 }
 
 TEST(TreeReducer, AnotherBracketingGivesOtherBits) {
@@ -187,10 +268,10 @@ TEST(TreeReducer, SendsTwiceNMinusOneOverNOfTheBytesForPowersOfTwo) {
     auto rank_main = [&](World& world) -> Status {
       TreeReducer reducer(world.communicator(), space, plan, 16);
       std::vector<float> values(static_cast<size_t>(num_elems), 1.0F);
-      float* root = values.data();
+      void* root = values.data();
       for (int b = 0; b < plan.num_buckets(); ++b) {
         LOCKSTEP_RETURN_IF_ERROR(
-            reducer.reduce_bucket(b, std::span<float* const>(&root, 1), soon()));
+            reducer.reduce_bucket(b, std::span<void* const>(&root, 1), soon()));
         LOCKSTEP_RETURN_IF_ERROR(reducer.all_gather_bucket(b, root, soon()));
       }
       auto n = static_cast<uint64_t>(world_size);
@@ -223,8 +304,9 @@ TEST(TreeReducer, HoldsAsMuchScratchAsItSays) {
   };
   EXPECT_EQ(scratch_at(1, 12), 0);
   EXPECT_EQ(scratch_at(4, 12), 3 << 16);
-  auto num_roots = static_cast<int64_t>(plan_finish(12, 3).roots.size());
-  EXPECT_EQ(scratch_at(3, 12), num_roots << 16);
+  const FinishPlan finish = plan_finish(12, 3);
+  const auto num_others = static_cast<int64_t>(finish.roots.size()) - finish.first_root_of_rank[1];
+  EXPECT_EQ(scratch_at(3, 12), 3 * num_others << 16);
 }
 
 TEST(TreeReducer, RefusesWhatDoesNotFit) {
@@ -236,12 +318,9 @@ TEST(TreeReducer, RefusesWhatDoesNotFit) {
   EXPECT_THROW(TreeReducer(world.communicator(), space, ShardPlan::plan({{0, 4}}, 2), 4),
                UsageError);
   EXPECT_THROW(TreeReducer(world.communicator(), space, plan, 0), UsageError);
+  EXPECT_THROW(TreeReducer(world.communicator(), space, plan, 4, {.direct_ranks = 3}), UsageError);
   TreeReducer reducer(world.communicator(), space, plan, 4);
-  std::vector<double> doubles(4 * kBlockElems);
-  double* root = doubles.data();
-  EXPECT_THROW(reducer.reduce_bucket(0, std::span<double* const>(&root, 1), soon()).ignore(),
-               UsageError);
-  EXPECT_THROW(reducer.reduce_bucket(0, std::span<float* const>(), soon()).ignore(), UsageError);
+  EXPECT_THROW(reducer.reduce_bucket(0, std::span<void* const>(), soon()).ignore(), UsageError);
 }
 
 }  // namespace

@@ -24,7 +24,7 @@ class Stops(runs.Case):
         process = self.start(ranks, "train", recipe, "--run-dir", run, "--set", "checkpoint.every_steps=50", *LONG)
         self.wait_for(lambda: self.num_checkpoints(run) > 0, "a checkpoint")
         runs.kill(process.pid, number)
-        self.assertEqual(process.wait(timeout=60), 85)
+        self.assertEqual(process.wait(timeout=runs.TIMEOUT_S), 85)
         steps = max(int(name[-10:]) for name in os.listdir(os.path.join(run, "checkpoints")) if "step" in name)
         end = ("--set", f"train.steps={steps + 3}", "--set", "schedule.total_steps=8")
         resumed = self.train(3, recipe, "--run-dir", run, *end)
@@ -46,7 +46,7 @@ class Stops(runs.Case):
             runs.kill(process.pid, signal.SIGUSR1)
             time.sleep(0.005)
             runs.kill(process.pid, signal.SIGTERM)
-            if process.wait(timeout=30) == 128 + signal.SIGTERM:
+            if process.wait(timeout=runs.TIMEOUT_S) == 128 + signal.SIGTERM:
                 return
             self.assertEqual(process.returncode, 85)
         self.fail("it never left at the second signal")
@@ -67,7 +67,7 @@ class Stops(runs.Case):
         self.wait_for(lambda: self.num_checkpoints(run) > 0, "a checkpoint")
         (mpirun,) = runs.children_of(process.pid)
         runs.kill(runs.ranks_of(mpirun)[1])
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=runs.TIMEOUT_S)
         self.assertIn("rank 1 is gone", errors)
         self.assertEqual(process.returncode, 75, errors[-2000:])
 
@@ -77,7 +77,7 @@ class Stops(runs.Case):
                              *LONG)
         self.wait_for_first_step(process)
         runs.kill(process.pid, signal.SIGUSR1)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=runs.TIMEOUT_S)
         self.assertEqual(process.returncode, 64, errors[-2000:])
         self.assertIn("stopped without a checkpoint (no --run-dir)", errors)
         with open(report, encoding="utf-8") as file:
@@ -281,7 +281,7 @@ class BadInput(runs.Case):
                 (("--resume", "never"), (), "--resume never", "--resume auto")):
             command = self.command(1, "train", recipe, *first) + [":"] + self.command(1, "train", recipe, *second)[1:]
             done = subprocess.run(command, env=runs.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                  text=True, timeout=30)
+                                  text=True, timeout=runs.TIMEOUT_S)
             self.assertEqual(done.returncode, 64, done.stderr[-3000:])
             for word in (*words, "rank 1"):
                 self.assertIn(word, done.stderr)
@@ -296,7 +296,7 @@ class BadInput(runs.Case):
         other.chmod(0o755)
         recipe = self.recipe(runs.MLP)
         command = self.command(1, "train", recipe) + [":", "-n", "1", str(other), "train", recipe]
-        done = subprocess.run(command, env=runs.environment(), capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, env=runs.environment(), capture_output=True, text=True, timeout=runs.TIMEOUT_S)
         self.assertEqual(done.returncode, 64, done.stderr[-3000:])
         for word in ("rank 1", build.hex(), build[::-1].hex()):
             self.assertIn(word, done.stderr)

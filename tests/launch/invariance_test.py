@@ -39,10 +39,17 @@ class Invariance(runs.Case):
         recipe = self.recipe(runs.MLP)
         digests = {self.train(2, recipe)["state_digest"]}
         changes = ["train.seed=4", "train.leaf_micro_batches=2", "train.reduction=native", "clip.max_norm=0.4",
-                   "data.split_seed=2", "train.micro_batches_per_step=11"]
+                   "data.split_seed=2", "train.micro_batches_per_step=11", "train.leaf_dtype=bf16"]
         for change in changes:
             digests.add(self.train(2, recipe, "--set", change)["state_digest"])
         self.assertEqual(len(digests), len(changes) + 1)
+
+    def test_leaves_rounded_to_bf16(self):
+        recipe = self.recipe(runs.MLP)
+        rounded = ("--set", "train.leaf_dtype=bf16", "--set", "train.micro_batches_per_step=4")
+        expected = self.train(1, recipe, *rounded)["state_digest"]
+        for ranks in (2, 3, 4):
+            self.assertEqual(self.train(ranks, recipe, *rounded)["state_digest"], expected, f"{ranks} ranks")
 
     def test_resume_on_another_number_of_ranks(self):
         recipe = self.recipe(runs.MLP)
@@ -82,7 +89,7 @@ class Invariance(runs.Case):
         self.wait_for(lambda: self.num_checkpoints(run) >= 2, "two checkpoints")
         pids = runs.ranks_of(process.pid)
         runs.kill(pids[1])
-        process.wait(timeout=30)
+        process.wait(timeout=runs.TIMEOUT_S)
         killed_at = max(int(name[-10:]) for name in os.listdir(os.path.join(run, "checkpoints"))
                         if name.startswith("gen-"))
         end = ("--set", f"train.steps={killed_at + 7}", "--set", "schedule.total_steps=8")

@@ -38,7 +38,7 @@ class Preemption(runs.Case):
         process = self.start_command(["bash", MPIRUN_SCRIPT, *command[1:]])
         time.sleep(delay_s)
         runs.kill(process.pid, signal.SIGUSR1)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=runs.TIMEOUT_S)
         self.assertEqual(process.returncode, 85, f"after {delay_s} s: {errors[-2000:]}")
         self.assertRegex(errors, "nothing new to save|saved after step", f"after {delay_s} s")
         return errors
@@ -60,7 +60,7 @@ class Preemption(runs.Case):
                                  "checkpoint.every_steps=5", *LONG)
             self.wait_for(lambda: self.num_checkpoints(run) > 0, "a checkpoint")
             runs.kill(runs.ranks_of(process.pid)[rank], signal.SIGUSR1)
-            self.assertEqual(process.wait(timeout=60), 85)
+            self.assertEqual(process.wait(timeout=runs.TIMEOUT_S), 85)
             with open(report, encoding="utf-8") as file:
                 told = json.load(file)
             self.assertEqual((told["stop"], told["durable_steps"]), ("saved", told["steps"]))
@@ -83,7 +83,7 @@ class Preemption(runs.Case):
         # From the moment on when the process handles it.
         self.wait_for(lambda: self.handles_usr1(process.pid), "the handler")
         runs.kill(process.pid, signal.SIGUSR1)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=runs.TIMEOUT_S)
         self.assertEqual(process.returncode, 85, errors[-2000:])
         # A quick machine may have trained a step by then; that one is saved.
         if self.steps_saved(run) == 3:
@@ -101,7 +101,7 @@ class Preemption(runs.Case):
                              "checkpoint.every_steps=200", "--set", "checkpoint.grace_s=0.0001", *LONG)
         self.wait_for(lambda: self.num_checkpoints(run) > 0, "a checkpoint")
         runs.kill(process.pid, signal.SIGUSR1)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=runs.TIMEOUT_S)
         self.assertEqual(process.returncode, 85, errors[-2000:])
         with open(report, encoding="utf-8") as file:
             told = json.load(file)

@@ -10,7 +10,7 @@ import time
 import unittest
 
 LOCKSTEP = os.environ["LOCKSTEP_BIN"]
-TIMEOUT_S = 120
+TIMEOUT_S = 300  # a shared machine may give a test a twentieth of a processor for minutes
 
 # Small enough for a second, hard enough to notice a wrong bit: dropout, clipping, a schedule, blocks of several ranks.
 MLP = """
@@ -37,6 +37,8 @@ name = "cosine"
 max_norm = 0.5
 [eval]
 every_epochs = 0
+[checkpoint]
+timeout_s = 120
 """
 
 CONVNET = """
@@ -61,6 +63,8 @@ momentum = 0.9
 max_norm = 0.5
 [eval]
 every_epochs = 0
+[checkpoint]
+timeout_s = 120
 """
 
 
@@ -109,6 +113,12 @@ class Case(unittest.TestCase):
         self.assertEqual(done.returncode, expect, f"{arguments}:\n{done.stdout}\n{done.stderr}")
         return done
 
+    def program(self, ranks, *arguments, expect=0):
+        """A command on some ranks that ends with `expect`; the finished process."""
+        done = self.run_program(ranks, *map(str, arguments))
+        self.assertEqual(done.returncode, expect, f"{ranks} ranks {arguments}:\n{done.stdout[-500:]}\n{done.stderr[-3000:]}")
+        return done
+
     def checkpoint(self, run):
         """The only checkpoint of a run."""
         (folder,) = pathlib.Path(run, "checkpoints").glob("gen-*")
@@ -140,7 +150,7 @@ class Case(unittest.TestCase):
         self.addCleanup(end)
         return process
 
-    def wait_for(self, question, what, timeout=60):
+    def wait_for(self, question, what, timeout=TIMEOUT_S):
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if question():

@@ -6,11 +6,12 @@ from source import MODULES, functions
 # Who may include whom: core <- distributed <- checkpoint <- launch.
 _BELOW = {module: set(MODULES[: index + 1]) for index, module in enumerate(MODULES)}
 # Rooms of core that a room of core must not know (design: what each "must not know").
-_ROOMS_OF_CORE = {"base", "recipe", "data", "model", "flat", "optim", "train"}
+_ROOMS_OF_CORE = {"base", "recipe", "data", "model", "flat", "device", "optim", "train"}
 _UNKNOWN_ROOMS = {
     "base": _ROOMS_OF_CORE - {"base"},
     "recipe": _ROOMS_OF_CORE - {"base", "recipe"},
     "flat": _ROOMS_OF_CORE - {"base", "flat"},
+    "device": _ROOMS_OF_CORE - {"base", "flat", "device"},
     "data": {"model", "optim", "train"},
     "model": {"optim", "train"},
     "optim": {"data", "model", "train"},
@@ -176,13 +177,13 @@ def tests_are_registered(tree):
 def sources_have_tests(tree):
     """A source is tested when below tests/<its module>/ there is <stem>_test.cc, or a test that includes <stem>.h, or
     one with a line `// Covers: stem.cc` (for sources without a header of their own; `# Covers:` in Python, also in
-    tests/scripts and tests/consumer). Mains are tested by being run."""
+    tests/scripts and tests/consumer; those of a GPU in tests/gpu). Mains are tested by being run."""
     for path in tree.module_cpp():
         found = re.match(r"(\w+)/src/(?:.*/)?(\w+)\.cc$", path)
         if not found or found[2].endswith("main"):
             continue
         module, stem = found[1], found[2]
-        tests = tree.paths(rf"tests/({module}|scripts|consumer)/.*\.(cc|h|py)$")
+        tests = tree.paths(rf"tests/({module}|scripts|consumer|gpu)/.*\.(cc|h|py)$")
         covered = any(
             test.endswith(f"/{stem}_test.cc")
             or any(header.split("/")[-1] == f"{stem}.h" for _, header, _ in tree.includes(test))

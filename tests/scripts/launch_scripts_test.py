@@ -98,7 +98,7 @@ class Scripts(unittest.TestCase):
         self.signal_until("leaves.0", job, signal.SIGTERM)
 
     def finish(self, process):
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=120)
         return process.returncode, output
 
     def ranks(self, num_ranks, *arguments, **env):

@@ -30,6 +30,23 @@ void set_environment_variable(const std::string& name, const std::string& value)
   ::setenv(name.c_str(), value.c_str(), /*overwrite=*/1);
 }
 
+std::vector<std::string> environment_variables_beginning_with(const std::string& prefix) {
+  std::vector<std::string> found;
+  for (char** variable = environ; variable != nullptr && *variable != nullptr; ++variable) {
+    if (std::string_view(*variable).starts_with(prefix)) found.emplace_back(*variable);
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+std::string program_folder() {
+  char path[4096];
+  const ssize_t size = ::readlink("/proc/self/exe", path, sizeof(path));
+  if (size <= 0 || size == static_cast<ssize_t>(sizeof(path))) return "";
+  const std::string_view text(path, static_cast<size_t>(size));
+  return std::string(text.substr(0, text.rfind('/')));
+}
+
 std::string host_name() {
   char buffer[256] = {};
   if (::gethostname(buffer, sizeof(buffer) - 1) != 0) return "unknown-host";

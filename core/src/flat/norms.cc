@@ -17,6 +17,15 @@ double sum_of_squares_of(std::span<const T> values) {
 }
 
 template <typename T>
+void block_sums(std::span<const T> values, std::span<double> out) {
+  for (double& sum : out) {
+    const size_t size = std::min<size_t>(kBlockElems, values.size());
+    sum = sum_of_squares_of(values.first(size));
+    values = values.subspan(size);
+  }
+}
+
+template <typename T>
 void block_sums(const FlatSpace& space, BlockRun run, std::span<const T> values,
                 std::span<double> out) {
   const ElemRun elems = space.elems_of(run);
@@ -25,11 +34,7 @@ void block_sums(const FlatSpace& space, BlockRun run, std::span<const T> values,
                  " elements, found ", values.size());
   LOCKSTEP_CHECK(static_cast<int64_t>(out.size()) == run.num_blocks(), run.num_blocks(),
                  " blocks but room for ", out.size(), " sums");
-  for (double& sum : out) {
-    const size_t size = std::min<size_t>(kBlockElems, values.size());
-    sum = sum_of_squares_of(values.first(size));
-    values = values.subspan(size);
-  }
+  block_sums(values, out);
 }
 
 // Node (depth, index) of the reduction tree (tree.h) with the blocks as leaves.
@@ -60,6 +65,13 @@ void block_sums_of_squares(const FlatSpace& space, BlockRun run,
                            std::span<const double> values_of_the_run,
                            std::span<double> out_per_block) {
   block_sums(space, run, values_of_the_run, out_per_block);
+}
+
+void block_sums_of_squares(std::span<const float> values, std::span<double> out_per_block) {
+  block_sums(values, out_per_block);
+}
+void block_sums_of_squares(std::span<const double> values, std::span<double> out_per_block) {
+  block_sums(values, out_per_block);
 }
 
 double fold_block_sums(std::span<const double> block_sums) {

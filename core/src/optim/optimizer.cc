@@ -4,25 +4,16 @@
 #include <cmath>
 #include <limits>
 
-#include "kernel_variants.h"
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/text.h"
-#include "optimizer_kernels.h"
 
 namespace lockstep {
 namespace {
 
-template <typename T>
-void check_spans(std::span<T> param, std::span<const T> grad, std::span<const std::span<T>> slots,
-                 const std::vector<std::string>& slot_names) {
-  LOCKSTEP_CHECK(grad.size() == param.size(), "param has ", param.size(), " elements, grad ",
-                 grad.size());
-  LOCKSTEP_CHECK(slots.size() == slot_names.size(), "expected ", slot_names.size(),
-                 " slots, found ", slots.size());
-  for (size_t i = 0; i < slots.size(); ++i) {
-    LOCKSTEP_CHECK(slots[i].size() == param.size(), "param has ", param.size(), " elements, slot ",
-                   slot_names[i], " ", slots[i].size());
-  }
+void check_arrays(const UpdateArrays& arrays, const FlatOptimizer& optimizer) {
+  const size_t found = (arrays.first != nullptr ? 1 : 0) + (arrays.second != nullptr ? 1 : 0);
+  LOCKSTEP_CHECK(arrays.num_elems == 0 || found == optimizer.slot_names().size(), optimizer.name(),
+                 " has ", optimizer.slot_names().size(), " slots, found ", found);
 }
 
 class AdamW final : public FlatOptimizer {
@@ -35,46 +26,26 @@ class AdamW final : public FlatOptimizer {
     return cat("adamw learning_rate=", spec_.learning_rate, " beta1=", spec_.beta1,
                " beta2=", spec_.beta2, " eps=", spec_.eps, " weight_decay=", spec_.weight_decay);
   }
-  void update(std::span<float> param, std::span<const float> grad,
-              std::span<const std::span<float>> slots,
+  void update(FlatKernels& kernels, Dtype dtype, const UpdateArrays& arrays,
               const UpdateScalars& scalars) const override {
-    update_elems(param, grad, slots, scalars);
-  }
-  void update(std::span<double> param, std::span<const double> grad,
-              std::span<const std::span<double>> slots,
-              const UpdateScalars& scalars) const override {
-    update_elems(param, grad, slots, scalars);
-  }
-
- private:
-  template <typename T>
-  AdamWFactors<T> factors(const UpdateScalars& scalars) const {
+    check_arrays(arrays, *this);
+    LOCKSTEP_CHECK(scalars.update_index >= 1, "update_index ", scalars.update_index,
+                   "; the first is 1");
     const auto t = static_cast<double>(scalars.update_index);
     const double correction1 = 1.0 - std::pow(spec_.beta1, t);
     const double correction2 = 1.0 - std::pow(spec_.beta2, t);
-    return {
-        .grad_scale = static_cast<T>(scalars.grad_scale),
-        .decay = static_cast<T>(1.0 - scalars.learning_rate * scalars.weight_decay),
-        .one_minus_beta1 = static_cast<T>(1.0 - spec_.beta1),
-        .beta2 = static_cast<T>(spec_.beta2),
-        .one_minus_beta2 = static_cast<T>(1.0 - spec_.beta2),
-        .inv_sqrt_correction2 = static_cast<T>(1.0 / std::sqrt(correction2)),
-        .eps = static_cast<T>(spec_.eps),
-        .step_size = static_cast<T>(scalars.learning_rate / correction1),
-    };
+    kernels.update_adamw(dtype, arrays,
+                         {.grad_scale = scalars.grad_scale,
+                          .decay = 1.0 - scalars.learning_rate * scalars.weight_decay,
+                          .one_minus_beta1 = 1.0 - spec_.beta1,
+                          .beta2 = spec_.beta2,
+                          .one_minus_beta2 = 1.0 - spec_.beta2,
+                          .inv_sqrt_correction2 = 1.0 / std::sqrt(correction2),
+                          .eps = spec_.eps,
+                          .step_size = scalars.learning_rate / correction1});
   }
 
-  template <typename T>
-  void update_elems(std::span<T> param, std::span<const T> grad,
-                    std::span<const std::span<T>> slots, const UpdateScalars& scalars) const {
-    check_spans(param, grad, slots, slot_names_);
-    LOCKSTEP_CHECK(scalars.update_index >= 1, "update_index ", scalars.update_index,
-                   "; the first is 1");
-    run_kernel<AdamWUpdate>(best_kernel_variant(), param.data(), grad.data(), slots[0].data(),
-                            slots[1].data(), static_cast<int64_t>(param.size()),
-                            factors<T>(scalars));
-  }
-
+ private:
   OptimizerSpec spec_;
   std::vector<std::string> slot_names_ = {"adamw.exp_avg", "adamw.exp_avg_sq"};
 };
@@ -91,34 +62,17 @@ class Sgd final : public FlatOptimizer {
     return cat("sgd learning_rate=", spec_.learning_rate, " momentum=", spec_.momentum,
                " weight_decay=", spec_.weight_decay);
   }
-  void update(std::span<float> param, std::span<const float> grad,
-              std::span<const std::span<float>> slots,
+  void update(FlatKernels& kernels, Dtype dtype, const UpdateArrays& arrays,
               const UpdateScalars& scalars) const override {
-    update_elems(param, grad, slots, scalars);
-  }
-  void update(std::span<double> param, std::span<const double> grad,
-              std::span<const std::span<double>> slots,
-              const UpdateScalars& scalars) const override {
-    update_elems(param, grad, slots, scalars);
+    check_arrays(arrays, *this);
+    kernels.update_sgd(dtype, arrays,
+                       {.grad_scale = scalars.grad_scale,
+                        .weight_decay = scalars.weight_decay,
+                        .momentum = spec_.momentum,
+                        .learning_rate = scalars.learning_rate});
   }
 
  private:
-  template <typename T>
-  void update_elems(std::span<T> param, std::span<const T> grad,
-                    std::span<const std::span<T>> slots, const UpdateScalars& scalars) const {
-    check_spans(param, grad, slots, slot_names_);
-    const SgdFactors<T> factors = {.grad_scale = static_cast<T>(scalars.grad_scale),
-                                   .weight_decay = static_cast<T>(scalars.weight_decay),
-                                   .momentum = static_cast<T>(spec_.momentum),
-                                   .learning_rate = static_cast<T>(scalars.learning_rate)};
-    const auto num_elems = static_cast<int64_t>(param.size());
-    if (slots.empty())
-      run_kernel<SgdUpdate>(best_kernel_variant(), param.data(), grad.data(), num_elems, factors);
-    else
-      run_kernel<SgdMomentumUpdate>(best_kernel_variant(), param.data(), grad.data(),
-                                    slots[0].data(), num_elems, factors);
-  }
-
   OptimizerSpec spec_;
   std::vector<std::string> slot_names_;
 };

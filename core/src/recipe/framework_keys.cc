@@ -44,6 +44,7 @@ constexpr double kMaxEpochs = 1e8;
 constexpr double kMaxBatch = 1 << 30;
 constexpr double kMaxMicroBatches = 1 << 20;
 constexpr double kMaxBucketMib = 1 << 20;
+constexpr double kMaxTimeoutS = 30 * 86400;
 
 using Tables = RecipeTables;
 using Keys = std::vector<FrameworkKey>;
@@ -94,10 +95,26 @@ void add_train(Keys& keys) {
   keys.push_back(optional<&Tables::train, &TrainRecipe::reduction>(
       "train", string_key("reduction", "native is not invariant, for comparison")
                    .one_of({"tree", "native"})));
+  keys.push_back(optional<&Tables::train, &TrainRecipe::leaf_dtype>(
+      "train", string_key("leaf_dtype",
+                          "bf16: each leaf's gradient is rounded to it before it is added in f32; "
+                          "half the bytes on the wire where a rank has one leaf")
+                   .one_of({"f32", "bf16"})));
+  keys.push_back(optional<&Tables::train, &TrainRecipe::device>(
+      "train", string_key("device", "auto: a GPU where each rank has one, else the processor")
+                   .one_of({"auto", "cpu", "cuda"})
+                   .outside_hash()));
   keys.push_back(optional<&Tables::train, &TrainRecipe::bucket_mib>(
-      "train", float_key("bucket_mib", "gradient exchanged at a time")
-                   .above(0)
+      "train", float_key("bucket_mib",
+                         "gradient exchanged at a time; 0: chosen from what an exchange is "
+                         "measured to cost at the start")
+                   .at_least(0)
                    .at_most(kMaxBucketMib)
+                   .outside_hash()));
+  keys.push_back(optional<&Tables::train, &TrainRecipe::timeout_s>(
+      "train", float_key("timeout_s", "seconds that one exchange may wait for the other ranks")
+                   .above(0)
+                   .at_most(kMaxTimeoutS)
                    .outside_hash()));
   keys.push_back(optional<&Tables::train, &TrainRecipe::on_nonfinite>(
       "train", string_key("on_nonfinite", "what to do about a step whose numbers are not finite")
@@ -211,6 +228,13 @@ void add_checkpoint_interval(Keys& keys) {
                               "seconds from a stop signal to the kill, as the launcher gives them; "
                               "0: not known, a stop always tries to save")
                         .at_least(0)
+                        .outside_hash()));
+  keys.push_back(optional<&Tables::checkpoint, &CheckpointRecipe::timeout_s>(
+      "checkpoint", float_key("timeout_s",
+                              "seconds that a rank may take for its part of a save or restore, "
+                              "beyond the time of its bytes; more for a disk that stalls")
+                        .above(0)
+                        .at_most(kMaxTimeoutS)
                         .outside_hash()));
 }
 

@@ -228,7 +228,11 @@ Status MetricsFile::on_step(const StepRecord& record) {
                {"clip_factor", record.clip_factor},
                {"num_samples", record.num_samples},
                {"is_applied", record.is_applied},
-               {"step_ms", record.step_ms}});
+               {"step_ms", record.step_ms},
+               {"communication_ms", record.communication_ms},
+               {"exposed_ms", record.exposed_ms},
+               {"loader_ms", record.loader_ms},
+               {"update_ms", record.update_ms}});
   if (!record.bad_numbers.empty()) json["reason"] = record.bad_numbers;
   return write_line(one_line(json));
 }

@@ -1,89 +1,78 @@
 #include "buffer_store.h"
 
-#include <ATen/ops/empty_like.h>
-
 #include <cstring>
-#include <type_traits>
+#include <utility>
 
 #include "gradient_store.h"
+#include "lockstep/core/base/check.h"
 #include "lockstep/core/base/hash.h"
 #include "lockstep/core/base/text.h"
-#include "lockstep/core/flat/vector_ops.h"
 #include "lockstep/distributed/bucketer.h"
 
 namespace lockstep {
+namespace {
+
+// For what a device has under way of one micro-batch.
+constexpr double kSettleS = 600;
+
+}  // namespace
 
 // A floating space. Each fold slot holds the n values followed by n counts of the micro-batches
 // that changed them, so that both travel in one exchange.
 struct BufferStore::FloatSpace {
   at::Tensor live, base;
   int64_t n = 0;
-  bool is_f32 = true;
+  Dtype dtype = Dtype::kF32;
   FlatSpace doubled;
   std::vector<at::Tensor> slots;
   std::unique_ptr<TreeReducer> reducer;
 
-  template <typename F>
-  auto with_type(F&& f) {
-    return is_f32 ? f(float{}) : f(double{});
+  std::byte* values(int slot) const {
+    return static_cast<std::byte*>(slots[static_cast<size_t>(slot)].mutable_data_ptr());
+  }
+  std::byte* counts(int slot) const { return values(slot) + n * dtype_size_bytes(dtype); }
+
+  void record(DeviceQueue& queue, int slot, bool is_first) const {
+    queue.record_change(
+        dtype, {live.const_data_ptr(), base.const_data_ptr(), values(slot), counts(slot), is_first},
+        n);
   }
 
-  template <typename T>
-  T* slot(int i) {
-    return slots[static_cast<size_t>(i)].mutable_data_ptr<T>();
-  }
-
-  template <typename T>
-  void record(int slot_index, bool is_first) {
-    using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
-    T* values = slot<T>(slot_index);
-    T* counts = values + n;
-    const T* now = live.const_data_ptr<T>();
-    const T* before = base.const_data_ptr<T>();
-    for (int64_t i = 0; i < n; ++i) {
-      Bits a, b;
-      std::memcpy(&a, now + i, sizeof(T));
-      std::memcpy(&b, before + i, sizeof(T));
-      T changed = a == b ? T{0} : T{1};
-      values[i] = is_first ? now[i] : values[i] + now[i];
-      counts[i] = is_first ? changed : counts[i] + changed;
-    }
-  }
-
-  template <typename T>
-  Status reduce(int num_slots, int64_t num_micro_batches, Deadline deadline) {
-    std::vector<T*> roots;
-    for (int i = 0; i < num_slots; ++i) roots.push_back(slot<T>(i));
+  Status reduce(DeviceQueue& queue, int num_slots, int64_t num_micro_batches, Deadline deadline) {
+    std::vector<void*> roots;
+    for (int i = 0; i < num_slots; ++i) roots.push_back(values(i));
     for (int bucket = 0; bucket < reducer->plan().num_buckets(); ++bucket) {
       LOCKSTEP_RETURN_IF_ERROR(reducer->reduce_bucket(
-          bucket, std::span<T* const>(roots).first(static_cast<size_t>(reducer->num_roots())),
+          bucket, std::span<void* const>(roots).first(static_cast<size_t>(reducer->num_roots())),
           deadline));
       LOCKSTEP_RETURN_IF_ERROR(reducer->all_gather_bucket(bucket, roots[0], deadline));
     }
-    T* result = base.mutable_data_ptr<T>();
-    for (int64_t i = 0; i < n; ++i) {
-      if (roots[0][n + i] != T{0}) result[i] = roots[0][i] / static_cast<T>(num_micro_batches);
-    }
+    queue.mean_of_changed(dtype, base.mutable_data_ptr(), values(0), counts(0), num_micro_batches,
+                          n);
     return Status::ok();
   }
 };
 
-BufferStore::BufferStore(const FlatModel& model, Communicator& communicator, const FoldPlan& fold,
-                         int64_t num_leaves, int64_t micro_batches_per_step)
-    : fold_(fold), micro_batches_per_step_(micro_batches_per_step) {
+BufferStore::BufferStore(const FlatModel& model, Device& device, Communicator& communicator,
+                         const FoldPlan& fold, int64_t num_leaves, int64_t micro_batches_per_step)
+    : device_(device),
+      communicator_(communicator),
+      fold_(fold),
+      micro_batches_per_step_(micro_batches_per_step) {
   const auto& spaces = model.layout().spaces();
   for (size_t s = 0; s < spaces.size(); ++s) {
     if (spaces[s].role != SpaceRole::kBuffer) continue;
     const at::Tensor& live = model.storages()[s];
     if (spaces[s].dtype != Dtype::kF32 && spaces[s].dtype != Dtype::kF64) {
-      integers_.push_back({live, live.clone(), at::empty_like(live), &spaces[s], false});
+      integers_.push_back({live, live.clone(), std::vector<std::byte>(live.nbytes()),
+                           std::vector<std::byte>(live.nbytes()), &spaces[s], false});
       continue;
     }
     auto space = std::make_unique<FloatSpace>();
     space->live = live;
     space->base = live.clone();
     space->n = spaces[s].num_elems;
-    space->is_f32 = spaces[s].dtype == Dtype::kF32;
+    space->dtype = spaces[s].dtype;
     space->doubled.name = cat(spaces[s].name, " with counts of changes");
     space->doubled.role = SpaceRole::kBuffer;
     space->doubled.dtype = spaces[s].dtype;
@@ -93,68 +82,67 @@ BufferStore::BufferStore(const FlatModel& model, Communicator& communicator, con
     auto buckets = plan_buckets(space->doubled.num_blocks(), space->doubled.num_blocks());
     space->reducer = std::make_unique<TreeReducer>(
         communicator, space->doubled, ShardPlan::plan(buckets, communicator.world_size()),
-        num_leaves);
+        num_leaves, TreeReducerOptions{}, device);
     spaces_.push_back(std::move(space));
   }
 }
 
 BufferStore::~BufferStore() = default;
 
+void BufferStore::copy(const at::Tensor& to, const at::Tensor& from) const {
+  device_.compute().copy(to.mutable_data_ptr(), from.const_data_ptr(), from.nbytes());
+}
+
 void BufferStore::begin_micro_batch() {
-  for (auto& space : spaces_) {
-    std::memcpy(space->live.mutable_data_ptr(), space->base.const_data_ptr(), space->live.nbytes());
-  }
-  for (auto& space : integers_) {
-    std::memcpy(space.live.mutable_data_ptr(), space.base.const_data_ptr(), space.live.nbytes());
-  }
+  for (auto& space : spaces_) copy(space->live, space->base);
+  for (auto& space : integers_) copy(space.live, space.base);
 }
 
 void BufferStore::finish_micro_batch(const LeafPosition& position) {
   const FoldStep& step = fold_.steps[static_cast<size_t>(position.fold_step)];
   for (auto& space : spaces_) {
-    space->with_type([&]<typename T>(T) {
-      space->template record<T>(step.slot, position.is_first);
-      if (!position.is_last) return;
-      for (const FoldMerge& merge : step.merges) {
-        add_into(space->template slot<T>(merge.into), space->template slot<T>(merge.from),
-                 2 * space->n);
-      }
-    });
-  }
-  for (auto& space : integers_) {
-    if (!space.has_result) {
-      std::memcpy(space.result.mutable_data_ptr(), space.live.const_data_ptr(),
-                  space.live.nbytes());
-      space.has_result = true;
-      continue;
+    space->record(device_.compute(), step.slot, position.is_first);
+    if (!position.is_last) continue;
+    for (const FoldMerge& merge : step.merges) {
+      device_.compute().add_into(space->dtype, space->values(merge.into), space->values(merge.from),
+                                 2 * space->n);
     }
-    if (std::memcmp(space.result.const_data_ptr(), space.live.const_data_ptr(),
-                    space.live.nbytes()) == 0)
-      continue;
-    for (const TensorPlace& place : space.space->tensors) {
-      auto size = static_cast<size_t>(dtype_size_bytes(space.space->dtype));
-      auto offset = static_cast<size_t>(place.offset_elems) * size;
-      auto bytes = static_cast<size_t>(place.spec.num_elems()) * size;
-      if (conflict_.empty() &&
-          std::memcmp(static_cast<const char*>(space.result.const_data_ptr()) + offset,
-                      static_cast<const char*>(space.live.const_data_ptr()) + offset, bytes) != 0) {
-        conflict_ = place.spec.name;
-      }
+  }
+  for (auto& space : integers_) note_integers(&space);
+}
+
+// On a GPU this waits for the micro-batch: integers are a few bytes, and rare.
+void BufferStore::note_integers(IntegerSpace* space) {
+  std::vector<std::byte>& now = space->has_result ? space->latest : space->result;
+  device_.compute().copy(now.data(), space->live.const_data_ptr(), now.size());
+  const Status settled =
+      device_.compute().settle("integer buffers of a micro-batch", Deadline::after_s(kSettleS));
+  LOCKSTEP_CHECK(settled.is_ok(), settled.message());
+  if (!std::exchange(space->has_result, true) || space->result == space->latest) return;
+  const auto size = static_cast<size_t>(dtype_size_bytes(space->space->dtype));
+  for (const TensorPlace& place : space->space->tensors) {
+    const auto offset = static_cast<size_t>(place.offset_elems) * size;
+    const auto bytes = static_cast<size_t>(place.spec.num_elems()) * size;
+    if (conflict_.empty() &&
+        std::memcmp(space->result.data() + offset, space->latest.data() + offset, bytes) != 0) {
+      conflict_ = place.spec.name;
     }
   }
 }
 
 Status BufferStore::reduce(Deadline deadline) {
+  DeviceQueue& queue = device_.communication();
+  queue.wait_for(device_.compute().mark());
   for (auto& space : spaces_) {
-    LOCKSTEP_RETURN_IF_ERROR(space->with_type([&]<typename T>(T) {
-      return space->template reduce<T>(fold_.num_slots, micro_batches_per_step_, deadline);
-    }));
+    LOCKSTEP_RETURN_IF_ERROR(
+        space->reduce(queue, fold_.num_slots, micro_batches_per_step_, deadline));
   }
+  if (!spaces_.empty()) LOCKSTEP_RETURN_IF_ERROR(communicator_.settle("buffers", deadline));
+  device_.compute().wait_for(queue.mark());
   for (auto& space : integers_) {
-    if (space.has_result) {
-      std::memcpy(space.base.mutable_data_ptr(), space.result.const_data_ptr(),
-                  space.live.nbytes());
-    }
+    if (space.has_result)
+      device_.compute().copy(space.base.mutable_data_ptr(), space.result.data(),
+                             space.result.size());
     space.has_result = false;
   }
   discard();
@@ -162,12 +150,8 @@ Status BufferStore::reduce(Deadline deadline) {
 }
 
 void BufferStore::take_over_live() {
-  for (auto& space : spaces_) {
-    std::memcpy(space->base.mutable_data_ptr(), space->live.const_data_ptr(), space->live.nbytes());
-  }
-  for (auto& space : integers_) {
-    std::memcpy(space.base.mutable_data_ptr(), space.live.const_data_ptr(), space.live.nbytes());
-  }
+  for (auto& space : spaces_) copy(space->base, space->live);
+  for (auto& space : integers_) copy(space.base, space.live);
 }
 
 void BufferStore::discard() {
@@ -180,9 +164,7 @@ uint64_t BufferStore::integer_hash() const {
   uint64_t hash = 0;
   for (const auto& space : integers_) {
     if (!space.has_result) continue;
-    std::span<const std::byte> bytes(static_cast<const std::byte*>(space.result.const_data_ptr()),
-                                     space.result.nbytes());
-    hash = mix(hash, xxh3_64(bytes), 1);
+    hash = mix(hash, xxh3_64(space.result), 1);
   }
   return hash;
 }
@@ -190,7 +172,7 @@ uint64_t BufferStore::integer_hash() const {
 std::vector<std::string> BufferStore::integer_lines() const {
   std::vector<std::string> lines;
   for (const auto& space : integers_) {
-    const auto* data = static_cast<const std::byte*>(space.result.const_data_ptr());
+    const std::byte* data = space.result.data();
     auto elem_bytes = static_cast<size_t>(dtype_size_bytes(space.space->dtype));
     for (const TensorPlace& place : space.space->tensors) {
       std::span<const std::byte> bytes(data + static_cast<size_t>(place.offset_elems) * elem_bytes,

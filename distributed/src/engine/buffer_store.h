@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "flat_model.h"
+#include "lockstep/core/device/device.h"
 #include "lockstep/core/flat/tree.h"
 #include "lockstep/distributed/tree_reducer.h"
 #include "lockstep/distributed/world.h"
@@ -22,8 +23,9 @@ struct LeafPosition;
 
 class BufferStore {
  public:
-  BufferStore(const FlatModel& model, Communicator& communicator, const FoldPlan& fold,
-              int64_t num_leaves, int64_t micro_batches_per_step);
+  /// `communicator` and `device` must outlive this.
+  BufferStore(const FlatModel& model, Device& device, Communicator& communicator,
+              const FoldPlan& fold, int64_t num_leaves, int64_t micro_batches_per_step);
   ~BufferStore();
 
   bool is_empty() const { return spaces_.empty() && integers_.empty(); }
@@ -49,11 +51,18 @@ class BufferStore {
 
  private:
   struct FloatSpace;
+  // Compared and hashed on the host: `result` is what the first micro-batch left, `latest` what the
+  // one under way has.
   struct IntegerSpace {
-    at::Tensor live, base, result;
+    at::Tensor live, base;
+    std::vector<std::byte> result, latest;
     const FlatSpace* space = nullptr;
     bool has_result = false;
   };
+  void copy(const at::Tensor& to, const at::Tensor& from) const;
+  void note_integers(IntegerSpace* space);
+  Device& device_;
+  Communicator& communicator_;
   std::vector<std::unique_ptr<FloatSpace>> spaces_;
   std::vector<IntegerSpace> integers_;
   std::string conflict_;

@@ -24,28 +24,38 @@ std::span<std::byte> bytes_of(const at::Tensor& flat) {
 Result<DataParallel> DataParallel::make(World& world, torch::nn::Module& module,
                                         const DataParallelOptions& options) {
   Deadline deadline = Deadline::after_s(options.timeout_s > 0 ? options.timeout_s : 1);
-  // What fails on one rank alone is voted on, once, after all memory was asked for: a rank that
-  // just left would let the others wait.
+  std::unique_ptr<Communicator> communicator;
+  if (options.accelerator != nullptr) {
+    LOCKSTEP_ASSIGN_OR_RETURN(communicator, options.accelerator->connect(world, deadline));
+  }
+  // What fails on one rank alone is voted on: a rank that just left would let the others wait.
   auto made = caught([&]() -> Result<std::shared_ptr<Impl>> {
     LOCKSTEP_RETURN_IF_ERROR(check_options(options, world.world_size()));
     set_compute_mode(options.intra_op_threads);
-    LOCKSTEP_ASSIGN_OR_RETURN(FlatModel flat, FlatModel::make(module));
+    const std::string_view device =
+        options.accelerator != nullptr ? options.accelerator->name() : host_device().name();
+    LOCKSTEP_ASSIGN_OR_RETURN(FlatModel flat, FlatModel::make(module, device));
     LOCKSTEP_RETURN_IF_ERROR(check_dtypes(flat.layout()));
     auto impl = std::make_shared<Impl>(world, options, std::move(flat));
-    impl->plan();
-    impl->choose_schedule();
+    impl->device_communicator = std::move(communicator);
     return impl;
   });
-  LOCKSTEP_RETURN_IF_ERROR(
-      world.control_plane().vote("model", made.is_ok() ? Status::ok() : made.status(), deadline));
+  LOCKSTEP_RETURN_IF_ERROR(world.control_plane().vote("model", made.status(), deadline));
   std::shared_ptr<Impl> impl = std::move(made).value();
+  // Before the buckets: ranks that were told different sizes would measure, or not.
   LOCKSTEP_RETURN_IF_ERROR(check_same_on_all_ranks(world.control_plane(), "model and its options",
                                                    fingerprint(impl->model.layout(), options),
                                                    deadline));
+  LOCKSTEP_RETURN_IF_ERROR(impl->choose_buckets());
+  const Status planned = caught([&] {
+    impl->plan();
+    impl->choose_schedule();
+    return Status::ok();
+  });
+  LOCKSTEP_RETURN_IF_ERROR(world.control_plane().vote("memory for training", planned, deadline));
   if (options.broadcast_initial_weights && world.world_size() > 1) {
     for (const at::Tensor& storage : impl->model.storages()) {
-      LOCKSTEP_RETURN_IF_ERROR(
-          world.communicator().broadcast(bytes_of(storage), 0, "initial weights", deadline));
+      LOCKSTEP_RETURN_IF_ERROR(impl->broadcast(bytes_of(storage), 0, "initial weights"));
     }
     impl->buffers->take_over_live();
   }
@@ -104,7 +114,11 @@ void DataParallel::backward(const MicroBatch& micro_batch, const at::Tensor& mea
   LOCKSTEP_CHECK(weight > 0 && std::isfinite(weight),
                  "the weight of a micro-batch must be positive, found ", weight);
   impl.gradients->check_untouched();
-  impl.losses.push_back(mean_loss.item<double>());
+  if (impl.gate != nullptr) {
+    if (impl.is_on_device()) impl.gate->pass_marks();  // another thread runs backward there
+    impl.gate->rest();
+  }
+  impl.losses.push_back(mean_loss.detach().to(at::kDouble, /*non_blocking=*/false, /*copy=*/true));
   impl.weights.push_back(weight);
   impl.in_backward = true;
   try {
@@ -129,18 +143,26 @@ Result<StepGradients> DataParallel::reduce(int64_t step, uint64_t flags, const S
   LOCKSTEP_CHECK(impl.next_micro_batch == impl.micro_batches.end, "reduce(", step,
                  ") before backward() of every micro-batch: at ", impl.next_micro_batch, " of ",
                  impl.micro_batches.end);
-  if (impl.worker != nullptr) impl.worker->drain();
-  impl.last_overlap = {static_cast<int>(impl.gradients->buckets().size()),
-                       impl.reduced_during_backward};
-  LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(impl.comm_status));
+  if (impl.worker != nullptr) {
+    impl.run_exposed([&] { impl.worker->drain(); });
+    impl.gate->rest();
+    impl.exposed_ms += impl.gate->take_waited_ms();
+  }
+  LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(impl.settle_exchanges()));
+  Result<std::vector<double>> sums = impl.sum_squares();
+  LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(sums.status()));
   if (my_status.is_ok() && !impl.buffers->integer_conflict().empty()) {
     my_status = invalid_argument_error(
         cat("step ", step, ": integer buffer '", impl.buffers->integer_conflict(),
             "' differs between two micro-batches; it must not depend on the data"));
   }
   std::vector<StepMessage> messages;
-  LOCKSTEP_RETURN_IF_ERROR(
-      impl.agree_on_exchange(impl.exchange_messages(flags, my_status, &messages)));
+  Status exchanged;
+  impl.run_exposed([&] { exchanged = impl.exchange_messages(flags, my_status, *std::move(sums), &messages); });
+  LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(exchanged));
+  impl.last_overlap = {static_cast<int>(impl.gradients->buckets().size()),
+                       impl.reduced_during_backward, std::exchange(impl.communication_ms, 0),
+                       std::exchange(impl.exposed_ms, 0)};
   impl.phase = Impl::Phase::kIdle;
   for (const StepMessage& message : messages) {
     if (message.error == 0) continue;
@@ -178,14 +200,18 @@ void DataParallel::claim_gradients(int64_t step) {
 }
 
 Status DataParallel::publish_restored_state() {
+  LOCKSTEP_RETURN_IF_ERROR(wait_for_parameters());
   Impl& impl = *impl_;
   const auto& spaces = impl.model.layout().spaces();
-  int trainable = 0;
+  impl.follow_compute();
+  size_t trainable = 0;
   for (size_t s = 0; s < spaces.size(); ++s) {
     const ShardPlan& plan = impl.value_plans[s];
     if (spaces[s].role == SpaceRole::kTrainable) {
       for (int b = 0; b < plan.num_buckets(); ++b)
-        LOCKSTEP_RETURN_IF_ERROR(all_gather_parameters(trainable, b));
+        LOCKSTEP_RETURN_IF_ERROR(impl.gather_bucket(trainable, b));
+      LOCKSTEP_RETURN_IF_ERROR(
+          impl.data_communicator().settle(cat("restored ", spaces[s].name), impl.deadline()));
       ++trainable;
       continue;
     }
@@ -196,13 +222,24 @@ Status DataParallel::publish_restored_state() {
         ElemRun elems = spaces[s].elems_of(run);
         auto piece = bytes.subspan(static_cast<size_t>(elems.first) * elem_bytes,
                                    static_cast<size_t>(elems.num_elems()) * elem_bytes);
-        LOCKSTEP_RETURN_IF_ERROR(impl.world.communicator().broadcast(
-            piece, r, cat("restored ", spaces[s].name), impl.deadline()));
+        if (impl.world.world_size() > 1)
+          LOCKSTEP_RETURN_IF_ERROR(impl.broadcast(piece, r, cat("restored ", spaces[s].name)));
       }
     }
   }
   impl.buffers->take_over_live();
   return Status::ok();
+}
+
+Status DataParallel::wait_for_parameters() {
+  Impl& impl = *impl_;
+  if (impl.gate == nullptr) return Status::ok();
+  if (impl.worker != nullptr) impl.run_exposed([&] { impl.worker->drain(); });
+  if (impl.is_on_device() && impl.comm_status.is_ok())
+    impl.comm_status = impl.data_communicator().settle("parameters", impl.deadline());
+  impl.gate->pass_marks();
+  impl.gate->rest();
+  return impl.comm_status;
 }
 
 const FlatLayout& DataParallel::layout() const {
@@ -214,8 +251,14 @@ World& DataParallel::world() {
 const DataParallelOptions& DataParallel::options() const {
   return impl_->options;
 }
+Device& DataParallel::device() {
+  return impl_->device;
+}
 CommSchedule DataParallel::schedule() const {
   return impl_->schedule;
+}
+DataParallel::BucketChoice DataParallel::bucket_choice() const {
+  return impl_->bucket_choice;
 }
 DataParallel::OverlapReport DataParallel::overlap() const {
   return impl_->last_overlap;
@@ -239,7 +282,8 @@ std::vector<StateSlice> DataParallel::owned_values() {
       slices.push_back({{spaces[s].name, std::string(value_kind(spaces[s].role))},
                         run,
                         bytes.subspan(static_cast<size_t>(elems.first) * elem_bytes,
-                                      static_cast<size_t>(elems.num_elems()) * elem_bytes)});
+                                      static_cast<size_t>(elems.num_elems()) * elem_bytes),
+                        impl_->state_memory});
     }
   }
   return slices;
@@ -265,15 +309,15 @@ std::span<const DataParallel::TrainableSpace> DataParallel::trainable_spaces() c
   return impl_->public_spaces;
 }
 
-Status DataParallel::all_gather_parameters(int space_index, int bucket) {
-  const TrainableSpace& space = impl_->public_spaces[static_cast<size_t>(space_index)];
-  TreeReducer& reducer = *impl_->trainables[static_cast<size_t>(space_index)].reducer;
-  if (space.space->dtype == Dtype::kF32) {
-    return reducer.all_gather_bucket(bucket, static_cast<float*>(space.parameters),
-                                     impl_->deadline());
+Status DataParallel::gather_updated(int space_index, int bucket) {
+  Impl& impl = *impl_;
+  if (impl.gate != nullptr) {
+    impl.gather_behind(static_cast<size_t>(space_index), bucket);
+    return Status::ok();
   }
-  return reducer.all_gather_bucket(bucket, static_cast<double*>(space.parameters),
-                                   impl_->deadline());
+  Status status;
+  impl.run_exposed([&] { status = impl.gather_bucket(static_cast<size_t>(space_index), bucket); });
+  return status;
 }
 
 }  // namespace lockstep

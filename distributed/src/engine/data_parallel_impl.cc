@@ -1,11 +1,15 @@
 #include "data_parallel_impl.h"
 
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+
 #include <algorithm>
 
+#include "bucket_choice.h"
+#include "lockstep/core/base/caught.h"
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/environment.h"
 #include "lockstep/core/base/hash.h"
-#include "lockstep/core/flat/norms.h"
 #include "lockstep/distributed/bucketer.h"
 #include "lockstep/distributed/random.h"
 
@@ -14,18 +18,53 @@ namespace {
 
 // Keeps these seeds apart from others that are mixed from the same seed.
 constexpr uint64_t kMicroBatchTag = 0x4d4943524f424131;  // "MICROBA1"
-// Ranks that fail together fail within this; who is not there by then is named.
+// A rank whose exchange fails waits for the others to find out, which may take them their whole
+// time-out, but no longer than this; who is not there by then is named.
 constexpr double kAgreeTimeoutS = 30;
+// Of a rank alone, which exchanges nothing: gradients are folded while they are in cache.
+constexpr double kBucketMibAlone = 4;
+// What an exchange costs beside its measured latency where its thread shares a processor with
+// compute, which was idle when that was measured: the two take turns. Measured: DESIGN.md 7.
+constexpr double kTurnS = 1e-3;
 
 }  // namespace
 
 DataParallel::Impl::~Impl() {
-  // Only when an exception passes through a step: its peers must not keep the thread waiting.
-  if (worker != nullptr && !worker->is_idle()) world.communicator().abort("the step was given up");
+  if (worker == nullptr || worker->is_idle()) return;
+  if (phase == Phase::kAccumulating) {
+    // An exception passes through a step: its peers must not keep the thread waiting.
+    world.communicator().abort("the step was given up");
+  } else {
+    worker->drain();
+  }
+}
+
+TreeReducerOptions DataParallel::Impl::transfers() const {
+  TreeReducerOptions transfers = TreeReducerOptions::between(world, device);
+  transfers.leaves_are_bf16 = options.leaf_dtype == LeafDtype::kBf16;
+  return transfers;
+}
+
+Status DataParallel::Impl::choose_buckets() {
+  bucket_choice.bucket_mib = options.bucket_mib > 0 ? options.bucket_mib : kBucketMibAlone;
+  if (options.bucket_mib > 0 || world.world_size() == 1) return Status::ok();
+  uint64_t total_bytes = 0;
+  for (const FlatSpace& space : model.layout().spaces()) {
+    if (space.role == SpaceRole::kTrainable) total_bytes += static_cast<uint64_t>(space.num_bytes());
+  }
+  LOCKSTEP_ASSIGN_OR_RETURN(ExchangeCost cost,
+                            measure_exchange(data_communicator(), world.control_plane(), device,
+                                             transfers(), deadline()));
+  if (world.num_hosts() > 1 && !is_on_device()) cost.latency_s += kTurnS;
+  bucket_choice.bucket_mib =
+      shared_evenly(best_bucket_bytes(total_bytes, cost), world.world_size()) / (1024 * 1024);
+  bucket_choice.latency_ms = cost.latency_s * 1e3;
+  bucket_choice.gb_per_s = cost.s_per_byte > 0 ? 1e-9 / cost.s_per_byte : 0;
+  return Status::ok();
 }
 
 void DataParallel::Impl::plan() {
-  Communicator& communicator = world.communicator();
+  Communicator& communicator = data_communicator();
   int rank = world.world_rank(), size = world.world_size();
   int64_t leaf = options.leaf_micro_batches;
   num_leaves = (options.micro_batches_per_step + leaf - 1) / leaf;
@@ -48,7 +87,7 @@ void DataParallel::Impl::plan() {
     }
     auto runs =
         plan_buckets(space.num_blocks(),
-                     blocks_per_bucket(static_cast<int64_t>(options.bucket_mib * 1024 * 1024),
+                     blocks_per_bucket(static_cast<int64_t>(bucket_choice.bucket_mib * 1024 * 1024),
                                        dtype_size_bytes(space.dtype)));
     int trainable_index = static_cast<int>(trainables.size());
     for (size_t b = 0; b < runs.size(); ++b) {
@@ -57,8 +96,8 @@ void DataParallel::Impl::plan() {
     }
     value_plans.push_back(ShardPlan::plan(runs, size));
     trainables.push_back(
-        {static_cast<int>(s),
-         std::make_unique<TreeReducer>(communicator, space, value_plans.back(), num_leaves)});
+        {static_cast<int>(s), std::make_unique<TreeReducer>(communicator, space, value_plans.back(),
+                                                            num_leaves, transfers(), device)});
     num_parameters += static_cast<int64_t>(space.tensors.size());
     for (int r = 0; r < size; ++r)
       blocks_of_rank[static_cast<size_t>(r)] += value_plans.back().num_owned_blocks(r);
@@ -73,10 +112,12 @@ void DataParallel::Impl::plan() {
   messages_in.resize(message_shape.num_bytes() * static_cast<size_t>(size));
 
   FoldPlan gradient_fold = native ? FoldPlan{1, {FoldStep{0, {}}}, {leaves}} : fold;
-  gradients = std::make_unique<GradientStore>(model, std::move(buckets), gradient_fold,
+  block_sums = device.allocate(static_cast<size_t>(max_blocks) * sizeof(double));
+  gradients = std::make_unique<GradientStore>(model, device, std::move(buckets), gradient_fold,
                                               native ? micro_batches.size() : leaf,
+                                              options.leaf_dtype,
                                               [this](size_t bucket) { on_bucket_ready(bucket); });
-  buffers = std::make_unique<BufferStore>(model, communicator, fold, num_leaves,
+  buffers = std::make_unique<BufferStore>(model, device, communicator, fold, num_leaves,
                                           options.micro_batches_per_step);
   for (const Trainable& t : trainables) {
     public_spaces.push_back(
@@ -97,8 +138,23 @@ void DataParallel::Impl::choose_schedule() {
   // Ranks that share a process serialise backward under one lock, so nothing may wait for a peer
   // inside it.
   if (world.process_lock() != nullptr) schedule = CommSchedule::kAfterBackward;
-  if (schedule == CommSchedule::kThread && world.world_size() > 1)
-    worker = std::make_unique<CommWorker>();
+  // A device's queue is behind compute by itself.
+  if (is_on_device()) schedule = CommSchedule::kInline;
+  if (world.world_size() == 1) return;
+  if (schedule == CommSchedule::kThread) worker = std::make_unique<CommWorker>();
+  if (worker == nullptr && !is_on_device()) return;
+  std::vector<std::span<const std::byte>> buckets;
+  for (const TrainableSpace& space : public_spaces) {
+    first_gate_bucket.push_back(buckets.size());
+    const auto elem_bytes = static_cast<size_t>(dtype_size_bytes(space.space->dtype));
+    for (int b = 0; b < space.plan->num_buckets(); ++b) {
+      const ElemRun elems = space.space->elems_of(space.plan->bucket(b));
+      buckets.emplace_back(static_cast<const std::byte*>(space.parameters) +
+                               static_cast<size_t>(elems.first) * elem_bytes,
+                           static_cast<size_t>(elems.num_elems()) * elem_bytes);
+    }
+  }
+  gate = std::make_unique<ParameterGate>(device, std::move(buckets));
 }
 
 LeafPosition DataParallel::Impl::position_of(int64_t index, bool for_gradients) const {
@@ -126,7 +182,8 @@ void DataParallel::Impl::begin(int64_t at_step, int64_t index) {
   buffers->begin_micro_batch();
   process_lock = lock_and_seed_generators(
       world, mix(mix(options.seed, kMicroBatchTag, 0), static_cast<uint64_t>(at_step),
-                 static_cast<uint64_t>(index)));
+                 static_cast<uint64_t>(index)),
+      device);
   in_micro_batch = true;
 }
 
@@ -137,38 +194,103 @@ void DataParallel::Impl::on_bucket_ready(size_t bucket) {
   } else if (worker != nullptr) {
     worker->submit([this, bucket] {
       // Nobody catches above a thread.
-      try {
+      const Status done = caught([&] {
         exchange_bucket(bucket);
-      } catch (const std::exception& error) {
-        comm_status = internal_error(cat("exchange of bucket ", bucket, ": ", error.what()));
-      }
+        return Status::ok();
+      });
+      if (!done.is_ok()) comm_status = done.with_context(cat("exchange of bucket ", bucket));
     });
-  } else {
+  } else if (is_on_device()) {
+    follow_compute();
     exchange_bucket(bucket);
+  } else {
+    run_exposed([this, bucket] { exchange_bucket(bucket); });
   }
+}
+
+void DataParallel::Impl::run_exposed(const std::function<void()>& communicate) {
+  const Stopwatch watch;
+  communicate();
+  exposed_ms += watch.elapsed_ms();
 }
 
 void DataParallel::Impl::exchange_bucket(size_t index) {
   if (!comm_status.is_ok()) return;
+  const Stopwatch watch;
+  const QueueMark begin = device.communication().mark();
   const GradientBucket& bucket = gradients->buckets()[index];
   Trainable& trainable = trainables[static_cast<size_t>(bucket.trainable_index)];
-  bool is_f32 =
-      model.layout().spaces()[static_cast<size_t>(bucket.space_index)].dtype == Dtype::kF32;
-  auto run = [&]<typename T>(T) -> Status {
-    if (options.reduction == Reduction::kNative) {
+  if (options.reduction == Reduction::kNative) {
+    const Dtype dtype = model.layout().spaces()[static_cast<size_t>(bucket.space_index)].dtype;
+    auto sum = [&]<typename T>(T) {
       T* values =
           static_cast<T*>(gradients->slot_data(bucket.trainable_index, 0)) + bucket.elems.first;
-      return world.communicator().native_all_reduce_sum(values, bucket.elems.num_elems(),
-                                                        deadline());
-    }
-    std::vector<T*> roots;
-    for (int i = 0; i < trainable.reducer->num_roots(); ++i) {
-      roots.push_back(static_cast<T*>(gradients->slot_data(bucket.trainable_index, i)));
-    }
-    return trainable.reducer->reduce_bucket(bucket.index_in_space, roots, deadline());
-  };
-  comm_status = is_f32 ? run(float{}) : run(double{});
+      return data_communicator().native_all_reduce_sum(values, bucket.elems.num_elems(),
+                                                       deadline());
+    };
+    comm_status = dtype == Dtype::kF32 ? sum(float{}) : sum(double{});
+  } else {
+    std::vector<void*> roots;
+    for (int i = 0; i < trainable.reducer->num_roots(); ++i)
+      roots.push_back(gradients->slot_data(bucket.trainable_index, i));
+    comm_status = trainable.reducer->reduce_bucket(bucket.index_in_space, roots, deadline());
+  }
+  if (is_on_device()) {
+    exchange_marks.emplace_back(begin, device.communication().mark());
+  } else {
+    communication_ms += watch.elapsed_ms();
+  }
   if (in_backward) ++reduced_during_backward;
+}
+
+Status DataParallel::Impl::gather_bucket(size_t trainable, int bucket) {
+  const Stopwatch watch;
+  const QueueMark begin = device.communication().mark();
+  const Status status = trainables[trainable].reducer->all_gather_bucket(
+      bucket, public_spaces[trainable].parameters, deadline());
+  if (is_on_device()) {
+    exchange_marks.emplace_back(begin, device.communication().mark());
+  } else {
+    communication_ms += watch.elapsed_ms();
+  }
+  return status;
+}
+
+Status DataParallel::Impl::broadcast(std::span<std::byte> bytes, int root, std::string_view what) {
+  follow_compute();
+  LOCKSTEP_RETURN_IF_ERROR(data_communicator().broadcast(bytes, root, what, deadline()));
+  return data_communicator().settle(what, deadline());
+}
+
+// On a device the exchanges of a step are still under way when backward returns.
+Status DataParallel::Impl::settle_exchanges() {
+  if (!is_on_device() || !comm_status.is_ok()) return comm_status;
+  const QueueMark computed = device.compute().mark();
+  LOCKSTEP_RETURN_IF_ERROR(device.compute().settle("compute of a step", deadline()));
+  comm_status = data_communicator().settle(cat("exchanges of step ", step), deadline());
+  LOCKSTEP_RETURN_IF_ERROR(comm_status);
+  DeviceQueue& queue = device.communication();
+  for (const auto& [begin, end] : exchange_marks) communication_ms += queue.ms_between(begin, end);
+  if (!exchange_marks.empty())
+    exposed_ms += std::max(0.0, queue.ms_between(computed, exchange_marks.back().second));
+  exchange_marks.clear();
+  return Status::ok();
+}
+
+void DataParallel::Impl::gather_behind(size_t trainable, int bucket) {
+  const size_t gated = first_gate_bucket[trainable] + static_cast<size_t>(bucket);
+  gate->watch();
+  gate->close(gated);
+  if (worker == nullptr) {
+    follow_compute();
+    if (comm_status.is_ok()) comm_status = caught([&] { return gather_bucket(trainable, bucket); });
+    gate->open(gated, device.communication().mark());
+    return;
+  }
+  worker->submit([this, trainable, bucket, gated] {
+    if (comm_status.is_ok()) comm_status = caught([&] { return gather_bucket(trainable, bucket); });
+    gate->open(gated);
+  });
 }
 
 void DataParallel::Impl::finish_backward() {
@@ -177,7 +299,9 @@ void DataParallel::Impl::finish_backward() {
   gradients->finish_micro_batch();
   in_micro_batch = false;
   if (++next_micro_batch == micro_batches.end) {
-    for (size_t bucket : deferred) exchange_bucket(bucket);
+    run_exposed([this] {
+      for (size_t bucket : deferred) exchange_bucket(bucket);
+    });
     deferred.clear();
   }
 }
@@ -194,7 +318,7 @@ void DataParallel::Impl::take_part_with_zeros(int64_t at_step) {
   if (!is_started) begin_step(at_step);
   while (next_micro_batch < micro_batches.end) {
     begin(at_step, next_micro_batch);
-    losses.push_back(0);
+    losses.push_back(at::zeros({}, at::TensorOptions(at::kDouble).device(std::string(device.name()))));
     weights.push_back(0);
     finish_backward();
   }
@@ -204,37 +328,58 @@ void DataParallel::Impl::take_part_with_zeros(int64_t at_step) {
 Status DataParallel::Impl::agree_on_exchange(const Status& mine) {
   if (mine.is_ok()) return mine;
   phase = Phase::kIdle;
+  // Without the step: one rank may find out in the last exchange of a step, another in the next one.
   Status verdict =
-      world.control_plane().vote(cat("exchange of step ", step), mine,
-                                 Deadline::after_s(std::min(options.timeout_s, kAgreeTimeoutS)));
-  return verdict.is_ok() ? mine : verdict;
+      world.control_plane().vote("exchange between ranks", mine.with_context(cat("step ", step)),
+                                 Deadline::after_s(std::min(2 * options.timeout_s, kAgreeTimeoutS)));
+  // Where the others did not come to the vote, what this rank met is the better half of the story.
+  if (verdict.message().find(mine.message()) != std::string::npos) return verdict;
+  return verdict.is_ok() ? mine : mine.with_context(verdict.message());
+}
+
+// Read back once a step, not once a micro-batch: on a GPU each reading waits for it.
+std::vector<double> DataParallel::Impl::losses_of_step() const {
+  std::vector<double> values;
+  if (losses.empty()) return values;
+  std::vector<at::Tensor> together;
+  for (const at::Tensor& loss : losses) together.push_back(loss.reshape({}));
+  const at::Tensor all = at::stack(together).cpu();
+  const double* data = all.const_data_ptr<double>();
+  return {data, data + all.numel()};
+}
+
+Result<std::vector<double>> DataParallel::Impl::sum_squares() {
+  DeviceQueue& queue = device.communication();
+  double* sums = reinterpret_cast<double*>(block_sums.data());
+  int64_t num_blocks = 0;
+  for (const TrainableSpace& space : public_spaces) {
+    const int64_t elem_bytes = dtype_size_bytes(space.space->dtype);
+    for (BlockRun run : space.plan->owned(world.world_rank())) {
+      const ElemRun elems = space.space->elems_of(run);
+      queue.block_sums_of_squares(
+          space.space->dtype,
+          static_cast<const std::byte*>(space.gradient_sums) + elems.first * elem_bytes,
+          elems.num_elems(), sums + num_blocks);
+      num_blocks += run.num_blocks();
+    }
+  }
+  std::vector<double> values(static_cast<size_t>(num_blocks));
+  queue.copy(values.data(), sums, values.size() * sizeof(double));
+  LOCKSTEP_RETURN_IF_ERROR(queue.settle("norms of a step", deadline()));
+  return values;
 }
 
 Status DataParallel::Impl::exchange_messages(uint64_t flags, const Status& mine,
+                                             std::vector<double> sums,
                                              std::vector<StepMessage>* messages) {
   StepMessage out;
   out.flags = flags;
   out.integer_buffers_hash = buffers->integer_hash();
   out.error = mine.is_ok() ? 0 : 1;
-  out.losses = losses;
+  out.losses = losses_of_step();
   out.weights = weights;
   out.parameter_used = gradients->used();
-  for (size_t t = 0; t < public_spaces.size(); ++t) {
-    const TrainableSpace& space = public_spaces[t];
-    for (BlockRun run : space.plan->owned(world.world_rank())) {
-      ElemRun elems = space.space->elems_of(run);
-      size_t at = out.block_sums.size(), n = static_cast<size_t>(elems.num_elems());
-      out.block_sums.resize(at + static_cast<size_t>(run.num_blocks()));
-      std::span<double> sums(out.block_sums.data() + at, static_cast<size_t>(run.num_blocks()));
-      if (space.space->dtype == Dtype::kF32) {
-        std::span values(static_cast<const float*>(space.gradient_sums) + elems.first, n);
-        block_sums_of_squares(*space.space, run, values, sums);
-      } else {
-        std::span values(static_cast<const double*>(space.gradient_sums) + elems.first, n);
-        block_sums_of_squares(*space.space, run, values, sums);
-      }
-    }
-  }
+  out.block_sums = std::move(sums);
   out.pack(message_shape, message_out);
   LOCKSTEP_RETURN_IF_ERROR(world.communicator().all_gather(
       message_out, messages_in, cat("results of step ", step), deadline()));

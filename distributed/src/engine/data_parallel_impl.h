@@ -4,6 +4,7 @@
 // data_parallel_impl.cc.
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -15,14 +16,22 @@
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/distributed/data_parallel.h"
 #include "lockstep/distributed/tree_reducer.h"
+#include "parameter_gate.h"
+#include "staged_memory.h"
 #include "step_message.h"
 
 namespace lockstep {
 
 struct DataParallel::Impl {
   Impl(const World& w, const DataParallelOptions& o, FlatModel m)
-      : world(w.impl_), options(o), model(std::move(m)) {}
-  /// Gives up what the communication thread still has under way, if anything.
+      : world(w.impl_),
+        options(o),
+        device(o.accelerator != nullptr ? static_cast<Device&>(*o.accelerator) : host_device()),
+        state_memory(o.accelerator != nullptr ? std::make_shared<StagedMemory>(o.accelerator)
+                                              : nullptr),
+        model(std::move(m)) {}
+  /// Ends what the communication thread still has under way: in the middle of a step it is given
+  /// up, else it is waited for.
   ~Impl();
 
   // What may come next.
@@ -40,8 +49,12 @@ struct DataParallel::Impl {
 
   World world;
   DataParallelOptions options;
+  Device& device;
+  std::shared_ptr<StateMemory> state_memory;  // how slices of the state are reached; null: directly
+  std::unique_ptr<Communicator> device_communicator;  // null on the host, and in a world of one
   FlatModel model;
   CommSchedule schedule = CommSchedule::kInline;
+  BucketChoice bucket_choice;
   int64_t num_leaves = 0;
   LeafRange leaves;          // of this rank
   IndexRange micro_batches;  // of this rank
@@ -60,16 +73,32 @@ struct DataParallel::Impl {
   int64_t next_micro_batch = 0;
   bool in_micro_batch = false;
   std::unique_lock<std::mutex> process_lock;
-  std::vector<double> losses, weights;
+  std::vector<at::Tensor> losses;  // doubles, of this rank's micro-batches so far
+  std::vector<double> weights;
   std::vector<size_t> deferred;  // buckets to exchange after backward
   Status comm_status;            // written by the communication thread, read after drain()
   std::atomic<bool> in_backward{false};
   std::atomic<int> reduced_during_backward{0};
   OverlapReport last_overlap;
-  std::unique_ptr<CommWorker> worker;  // last: joined before what it uses goes away
+  double exposed_ms = 0;                  // since the last reduce()
+  double communication_ms = 0;            // by the thread that communicates, read after drain()
+  std::vector<std::pair<QueueMark, QueueMark>> exchange_marks;  // begin and end, on a device
+  DeviceMemory block_sums;                                     // of this rank's gradient blocks
+  std::vector<size_t> first_gate_bucket;                       // by trainable space
+  std::unique_ptr<ParameterGate> gate;  // where exchanges have a thread, or a device's queue
+  std::unique_ptr<CommWorker> worker;     // last: joined before what it uses goes away
 
   Deadline deadline() const { return Deadline::after_s(options.timeout_s); }
+  /// What moves the model's memory; that of small messages is the world's.
+  Communicator& data_communicator() {
+    return device_communicator != nullptr ? *device_communicator : world.communicator();
+  }
+  bool is_on_device() const { return !device.is_host(); }
+  /// A parameter's bytes go to the other ranks behind what computes them.
+  void follow_compute() { device.communication().wait_for(device.compute().mark()); }
 
+  TreeReducerOptions transfers() const;
+  Status choose_buckets();
   void plan();
   void choose_schedule();
   LeafPosition position_of(int64_t micro_batch, bool for_gradients) const;
@@ -77,10 +106,18 @@ struct DataParallel::Impl {
   void begin(int64_t at_step, int64_t index);
   void on_bucket_ready(size_t bucket);
   void exchange_bucket(size_t bucket);
+  Status gather_bucket(size_t trainable, int bucket);
+  void gather_behind(size_t trainable, int bucket);
+  void run_exposed(const std::function<void()>& communicate);
+  Status settle_exchanges();
+  Result<std::vector<double>> sum_squares();
+  Status broadcast(std::span<std::byte> bytes, int root, std::string_view what);
   void finish_backward();
   void take_part_with_zeros(int64_t at_step);
   Status agree_on_exchange(const Status& mine);
-  Status exchange_messages(uint64_t flags, const Status& mine, std::vector<StepMessage>* messages);
+  Status exchange_messages(uint64_t flags, const Status& mine, std::vector<double> block_sums,
+                           std::vector<StepMessage>* messages);
+  std::vector<double> losses_of_step() const;
 };
 
 }  // namespace lockstep

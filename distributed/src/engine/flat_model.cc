@@ -92,7 +92,7 @@ struct Found {
 };
 
 Status collect(const std::string& name, const at::Tensor& tensor, bool is_parameter,
-               std::vector<Found>* found, std::map<const void*, size_t>* by_identity) {
+               const at::Device& device, std::vector<Found>* found, std::map<const void*, size_t>* by_identity) {
   if (!tensor.defined()) return Status::ok();
   if (auto it = by_identity->find(tensor.unsafeGetTensorImpl()); it != by_identity->end()) {
     (*found)[it->second].spec.aliases.push_back(name);
@@ -104,10 +104,10 @@ Status collect(const std::string& name, const at::Tensor& tensor, bool is_parame
         cat("tensor '", name, "' has dtype ", c10::toString(tensor.scalar_type()),
             ", which has no flat space; convert it, or keep it out of the module"));
   }
-  if (!tensor.device().is_cpu()) {
-    return invalid_argument_error(
-        cat("tensor '", name, "' lies on device ", tensor.device().str(),
-            "; this version trains on the CPU: move the module there first"));
+  if (tensor.device() != device) {
+    return invalid_argument_error(cat("tensor '", name, "' lies on device ", tensor.device().str(),
+                                      ", but training is to be on ", device.str(),
+                                      ": move the module there first (module.to(...))"));
   }
   TensorSpec spec;
   spec.name = name;
@@ -155,14 +155,15 @@ Status check_apart(const std::vector<Found>& found) {
 
 }  // namespace
 
-Result<FlatModel> FlatModel::make(torch::nn::Module& module) {
+Result<FlatModel> FlatModel::make(torch::nn::Module& module, std::string_view device_name) {
+  const at::Device device{std::string(device_name)};
   std::vector<Found> found;
   std::map<const void*, size_t> by_identity;
   for (const auto& item : module.named_parameters()) {
-    LOCKSTEP_RETURN_IF_ERROR(collect(item.key(), item.value(), true, &found, &by_identity));
+    LOCKSTEP_RETURN_IF_ERROR(collect(item.key(), item.value(), true, device, &found, &by_identity));
   }
   for (const auto& item : module.named_buffers()) {
-    LOCKSTEP_RETURN_IF_ERROR(collect(item.key(), item.value(), false, &found, &by_identity));
+    LOCKSTEP_RETURN_IF_ERROR(collect(item.key(), item.value(), false, device, &found, &by_identity));
   }
   LOCKSTEP_RETURN_IF_ERROR(check_apart(found));
   std::vector<TensorSpec> specs;
@@ -177,7 +178,8 @@ Result<FlatModel> FlatModel::make(torch::nn::Module& module) {
   const auto& spaces = model.layout_.spaces();
   for (size_t s = 0; s < spaces.size(); ++s) {
     at::Tensor flat =
-        at::zeros({spaces[s].num_elems}, at::TensorOptions(scalar_type_of(spaces[s].dtype)));
+        at::zeros({spaces[s].num_elems},
+                  at::TensorOptions(scalar_type_of(spaces[s].dtype)).device(device));
     model.storages_.push_back(flat);
     for (size_t t = 0; t < spaces[s].tensors.size(); ++t) {
       at::Tensor tensor = by_name.at(spaces[s].tensors[t].spec.name);

@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "lockstep/core/base/status.h"
@@ -28,9 +29,9 @@ struct PlacedTensor {
 class FlatModel {
  public:
   /// Lays out and moves `module`'s tensors, keeping their values. Errors: kInvalidArgument naming
-  /// the tensor (a dtype that has no name here, an expanded tensor, two tensors that share memory
-  /// without being one).
-  static Result<FlatModel> make(torch::nn::Module& module);
+  /// the tensor (a dtype that has no name here, one that is not on `device`, an expanded tensor, two
+  /// tensors that share memory without being one).
+  static Result<FlatModel> make(torch::nn::Module& module, std::string_view device = "cpu");
 
   const FlatLayout& layout() const { return layout_; }
   /// One flat tensor a space, in the layout's order.

@@ -5,11 +5,8 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
-#include <array>
-#include <cstring>
 
 #include "lockstep/core/base/check.h"
-#include "lockstep/core/flat/vector_ops.h"
 
 namespace lockstep {
 
@@ -27,13 +24,10 @@ class GradientStore::Hook final : public torch::autograd::PostAccumulateGradHook
 
 namespace {
 
-constexpr int64_t kZerosElems = 4096;
-alignas(64) constexpr std::array<double, kZerosElems> kZeros{};
-
 // The buffers that a fold needs: the last slot is only ever written by leaves that are added to
 // their left neighbour in the same step, which leaves of one micro-batch do without a buffer.
-int slots_needed(const FoldPlan& fold, int64_t leaf_micro_batches) {
-  if (leaf_micro_batches > 1) return fold.num_slots;
+int slots_needed(const FoldPlan& fold, int64_t leaf_micro_batches, LeafDtype leaf_dtype) {
+  if (leaf_micro_batches > 1 || leaf_dtype != LeafDtype::kExact) return fold.num_slots;
   int needed = 1;
   for (const FoldStep& step : fold.steps)
     needed = std::max(needed, step.merges.empty() ? step.slot + 1 : step.slot);
@@ -54,11 +48,14 @@ bool has_layout_of(const at::Tensor& grad, const at::Tensor& view) {
 
 }  // namespace
 
-GradientStore::GradientStore(const FlatModel& model, std::vector<GradientBucket> buckets,
-                             FoldPlan fold, int64_t leaf_micro_batches,
+GradientStore::GradientStore(const FlatModel& model, Device& device,
+                             std::vector<GradientBucket> buckets, FoldPlan fold,
+                             int64_t leaf_micro_batches, LeafDtype leaf_dtype,
                              std::function<void(size_t)> on_bucket_ready)
-    : fold_(std::move(fold)),
-      num_slots_(slots_needed(fold_, leaf_micro_batches)),
+    : device_(device),
+      fold_(std::move(fold)),
+      leaf_dtype_(leaf_dtype),
+      num_slots_(slots_needed(fold_, leaf_micro_batches, leaf_dtype)),
       buckets_(std::move(buckets)),
       on_bucket_ready_(std::move(on_bucket_ready)) {
   const auto& spaces = model.layout().spaces();
@@ -182,8 +179,12 @@ void GradientStore::take_first(Parameter& parameter, const std::string& name) {
   int t = parameter.trainable_index, slot = fold_step().slot;
   if (is_added_at_once()) {
     add(t, fold_step().merges[0].into, parameter.first_elem, values, parameter.num_elems);
+  } else if (is_rounded(t) && has_one_micro_batch()) {
+    device_.compute().round_to_bf16(
+        reinterpret_cast<float*>(elems_of_slot(t, slot, parameter.first_elem)),
+        static_cast<const float*>(values), parameter.num_elems);
   } else {
-    std::memcpy(elems_of_slot(t, slot, parameter.first_elem), values, grad.nbytes());
+    device_.compute().copy(elems_of_slot(t, slot, parameter.first_elem), values, grad.nbytes());
     if (!position_.is_last)
       parameter.tensor.mutable_grad() = parameter.views[static_cast<size_t>(slot)];
   }
@@ -193,31 +194,31 @@ void GradientStore::take_first(Parameter& parameter, const std::string& name) {
 void GradientStore::take_zeros(Parameter& parameter) {
   int t = parameter.trainable_index, slot = fold_step().slot;
   int64_t first = parameter.first_elem, n = parameter.num_elems;
+  const Dtype dtype = dtypes_[static_cast<size_t>(t)];
   if (!is_added_at_once()) {
-    size_t num_bytes = static_cast<size_t>(n * dtype_size_bytes(dtypes_[static_cast<size_t>(t)]));
-    std::memset(elems_of_slot(t, slot, first), 0, num_bytes);
+    device_.compute().fill_zero(elems_of_slot(t, slot, first),
+                                static_cast<size_t>(n * dtype_size_bytes(dtype)));
     return;
   }
   // Adding zero is not nothing: it turns -0 into +0, as it does where the zeros have a buffer.
-  for (int64_t done = 0; done < n; done += kZerosElems) {
-    add(t, fold_step().merges[0].into, first + done, kZeros.data(),
-        std::min(kZerosElems, n - done));
-  }
+  device_.compute().add_zeros(dtype, elems_of_slot(t, fold_step().merges[0].into, first), n);
 }
 
 void GradientStore::add(int trainable_index, int into_slot, int64_t first_elem, const void* from,
                         int64_t num_elems) {
-  void* into = elems_of_slot(trainable_index, into_slot, first_elem);
-  if (dtypes_[static_cast<size_t>(trainable_index)] == Dtype::kF32) {
-    add_into(static_cast<float*>(into), static_cast<const float*>(from), num_elems);
-  } else {
-    add_into(static_cast<double*>(into), static_cast<const double*>(from), num_elems);
-  }
+  device_.compute().add_into(dtypes_[static_cast<size_t>(trainable_index)],
+                             elems_of_slot(trainable_index, into_slot, first_elem), from,
+                             num_elems);
 }
 
 void GradientStore::complete(size_t b) {
   const GradientBucket& bucket = buckets_[b];
   const auto& merges = fold_step().merges;
+  if (is_rounded(bucket.trainable_index) && !has_one_micro_batch()) {
+    auto* leaf = reinterpret_cast<float*>(
+        elems_of_slot(bucket.trainable_index, fold_step().slot, bucket.elems.first));
+    device_.compute().round_to_bf16(leaf, leaf, bucket.elems.num_elems());
+  }
   for (size_t i = is_added_at_once() ? 1 : 0; i < merges.size(); ++i) {
     add(bucket.trainable_index, merges[i].into, bucket.elems.first,
         elems_of_slot(bucket.trainable_index, merges[i].from, bucket.elems.first),

@@ -14,7 +14,9 @@
 #include <vector>
 
 #include "flat_model.h"
+#include "lockstep/core/device/device.h"
 #include "lockstep/core/flat/tree.h"
+#include "lockstep/distributed/data_parallel.h"
 
 namespace lockstep {
 
@@ -37,11 +39,14 @@ struct LeafPosition {
 class GradientStore {
  public:
   /// `on_bucket_ready(i)` is called in ascending i, inside backward or finish_micro_batch, after
-  /// the rank's last leaf was folded for buckets[i]. `leaf_micro_batches`: the most that a leaf
-  /// has; with 1 a leaf that is added at once needs no buffer. Puts hooks on the module's
-  /// parameters; the store must outlive every backward.
-  GradientStore(const FlatModel& model, std::vector<GradientBucket> buckets, FoldPlan fold,
-                int64_t leaf_micro_batches, std::function<void(size_t)> on_bucket_ready);
+  /// the rank's last leaf was folded for buckets[i], by the thread that runs backward (on a GPU not
+  /// the caller's), its work handed over to the device's queue of compute. `leaf_micro_batches`:
+  /// the most that a leaf has; with 1 a leaf that is added at once needs no buffer, unless it is
+  /// rounded (`leaf_dtype`) before. Puts hooks on the module's parameters; the store must outlive
+  /// every backward.
+  GradientStore(const FlatModel& model, Device& device, std::vector<GradientBucket> buckets,
+                FoldPlan fold, int64_t leaf_micro_batches, LeafDtype leaf_dtype,
+                std::function<void(size_t)> on_bucket_ready);
   ~GradientStore();
   GradientStore(const GradientStore&) = delete;
   GradientStore& operator=(const GradientStore&) = delete;
@@ -92,10 +97,18 @@ class GradientStore {
   }
   /// Whether the leaf under way goes to its left neighbour in the tree without a buffer of its own.
   bool is_added_at_once() const {
-    return position_.is_first && position_.is_last && !fold_step().merges.empty();
+    return has_one_micro_batch() && !fold_step().merges.empty() &&
+           leaf_dtype_ == LeafDtype::kExact;
+  }
+  bool has_one_micro_batch() const { return position_.is_first && position_.is_last; }
+  bool is_rounded(int trainable_index) const {
+    return leaf_dtype_ == LeafDtype::kBf16 &&
+           dtypes_[static_cast<size_t>(trainable_index)] == Dtype::kF32;
   }
 
+  Device& device_;
   FoldPlan fold_;
+  LeafDtype leaf_dtype_;
   int num_slots_ = 0;
   std::vector<GradientBucket> buckets_;
   std::function<void(size_t)> on_bucket_ready_;

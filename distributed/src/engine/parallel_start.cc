@@ -42,6 +42,10 @@ Status check_options(const DataParallelOptions& options, int world_size) {
     return invalid_argument_error(cat("micro_batches_per_step (", options.micro_batches_per_step,
                                       ") must be at most ", kMaxMicroBatches));
   }
+  if (options.leaf_dtype != LeafDtype::kExact && options.reduction != Reduction::kTree) {
+    return invalid_argument_error(
+        "leaves rounded to bf16 are added along the tree; the native reduction knows none");
+  }
   int64_t leaves = (options.micro_batches_per_step - 1) / options.leaf_micro_batches + 1;
   if (world_size > leaves) {
     return invalid_argument_error(
@@ -79,10 +83,15 @@ std::vector<std::string> fingerprint(const FlatLayout& layout, const DataParalle
   lines.push_back(cat("micro_batches_per_step ", options.micro_batches_per_step));
   lines.push_back(cat("leaf_micro_batches ", options.leaf_micro_batches));
   lines.push_back(cat("reduction ", options.reduction == Reduction::kTree ? "tree" : "native"));
+  lines.push_back(cat("leaves rounded to bf16 ", options.leaf_dtype == LeafDtype::kBf16));
   lines.push_back(cat("bucket_mib ", options.bucket_mib));
   lines.push_back(cat("timeout_s ", options.timeout_s));
   lines.push_back(cat("broadcast_initial_weights ", options.broadcast_initial_weights));
   lines.push_back(cat("intra_op_threads ", options.intra_op_threads));
+  lines.push_back(cat("on a GPU ", options.accelerator != nullptr));
+  if (options.accelerator != nullptr) {
+    for (const std::string& fact : options.accelerator->facts()) lines.push_back(fact);
+  }
   lines.push_back(cat("LibTorch ", TORCH_VERSION));
   lines.push_back(cat("instruction set ", instruction_set()));
   return lines;

@@ -5,7 +5,8 @@
 #include <optional>
 
 #include "lockstep/core/base/caught.h"
-#include "lockstep/core/flat/flat_buffer.h"
+#include "lockstep/core/base/check.h"
+#include "data_parallel_impl.h"
 #include "lockstep/distributed/agreement.h"
 
 namespace lockstep {
@@ -30,7 +31,7 @@ struct Shard {
   DataParallel::TrainableSpace space;
   std::vector<BlockRun> owned;
   std::vector<int64_t> owned_offsets;  // of each run, in shard elements
-  std::vector<FlatBuffer> slots;       // one an optimizer slot
+  std::vector<DeviceMemory> slots;     // one an optimizer slot
   std::vector<Piece> pieces;           // one a bucket
 };
 
@@ -97,8 +98,7 @@ struct ShardedOptimizer::Impl {
 
   Result<std::vector<std::string>> prepare();
   Result<std::vector<std::string>> plan();
-  template <typename T>
-  void update_piece(Shard& shard, const Piece& piece, double schedule_factor, double grad_scale);
+  void update_piece(const Shard& shard, const Piece& piece, double schedule_factor, double grad_scale);
 };
 
 Result<std::vector<std::string>> ShardedOptimizer::Impl::plan() {
@@ -114,7 +114,8 @@ Result<std::vector<std::string>> ShardedOptimizer::Impl::plan() {
       num_elems += space.space->elems_of(run).num_elems();
     }
     for (size_t i = 0; i < optimizer->slot_names().size(); ++i) {
-      shard.slots.emplace_back(num_elems * dtype_size_bytes(space.space->dtype));
+      shard.slots.push_back(model.device().allocate(
+          static_cast<size_t>(num_elems * dtype_size_bytes(space.space->dtype))));
     }
     std::vector<size_t> group_of_tensor;
     for (const TensorPlace& place : space.space->tensors) {
@@ -151,22 +152,22 @@ Result<std::vector<std::string>> ShardedOptimizer::Impl::prepare() {
   return plan();
 }
 
-template <typename T>
-void ShardedOptimizer::Impl::update_piece(Shard& shard, const Piece& piece, double schedule_factor,
-                                          double grad_scale) {
-  std::vector<std::span<T>> slots(shard.slots.size());
+void ShardedOptimizer::Impl::update_piece(const Shard& shard, const Piece& piece,
+                                          double schedule_factor, double grad_scale) {
+  const Dtype dtype = shard.space.space->dtype;
+  const int64_t elem_bytes = dtype_size_bytes(dtype);
   for (const Segment& segment : piece.segments) {
-    const ParamGroup& group = groups[segment.group];
-    auto n = static_cast<size_t>(segment.elems.num_elems());
-    for (size_t i = 0; i < slots.size(); ++i) {
-      slots[i] =
-          shard.slots[i].template as<T>().subspan(static_cast<size_t>(segment.shard_offset), n);
-    }
-    optimizer->update(
-        std::span<T>(static_cast<T*>(shard.space.parameters) + segment.elems.first, n),
-        std::span<const T>(static_cast<const T*>(shard.space.gradient_sums) + segment.elems.first,
-                           n),
-        slots, update_scalars(options.optimizer, group, schedule_factor, num_updates, grad_scale));
+    const int64_t at = segment.elems.first * elem_bytes;
+    const auto slot = [&](size_t i) -> void* {
+      return i < shard.slots.size() ? shard.slots[i].data() + segment.shard_offset * elem_bytes
+                                    : nullptr;
+    };
+    const UpdateArrays arrays{static_cast<std::byte*>(shard.space.parameters) + at,
+                              static_cast<const std::byte*>(shard.space.gradient_sums) + at, slot(0),
+                              slot(1), segment.elems.num_elems()};
+    optimizer->update(model.device().compute(), dtype, arrays,
+                      update_scalars(options.optimizer, groups[segment.group], schedule_factor,
+                                     num_updates, grad_scale));
   }
 }
 
@@ -206,14 +207,13 @@ Result<UpdateReport> ShardedOptimizer::step(const StepGradients& gradients) {
   double grad_scale = report.clip_factor / gradients.total_weight;
   for (size_t s = 0; s < impl_->shards.size(); ++s) {
     Shard& shard = impl_->shards[s];
-    for (size_t b = 0; b < shard.pieces.size(); ++b) {
-      if (shard.space.space->dtype == Dtype::kF32) {
-        impl_->update_piece<float>(shard, shard.pieces[b], schedule_factor, grad_scale);
-      } else {
-        impl_->update_piece<double>(shard, shard.pieces[b], schedule_factor, grad_scale);
-      }
+    // From the bucket that the next forward reads first.
+    for (size_t b = shard.pieces.size(); b-- > 0;) {
+      const Stopwatch watch;
+      impl_->update_piece(shard, shard.pieces[b], schedule_factor, grad_scale);
+      report.update_ms += watch.elapsed_ms();
       LOCKSTEP_RETURN_IF_ERROR(
-          impl_->model.all_gather_parameters(static_cast<int>(s), static_cast<int>(b)));
+          impl_->model.gather_updated(static_cast<int>(s), static_cast<int>(b)));
     }
   }
   return report;
@@ -231,6 +231,7 @@ std::vector<StateKind> ShardedOptimizer::state_kinds() const {
 std::vector<StateSlice> ShardedOptimizer::owned_state() {
   std::vector<StateSlice> slices;
   const auto& names = impl_->optimizer->slot_names();
+  const auto& memory = impl_->model.impl_->state_memory;
   for (Shard& shard : impl_->shards) {
     auto elem_bytes = static_cast<size_t>(dtype_size_bytes(shard.space.space->dtype));
     for (size_t slot = 0; slot < names.size(); ++slot) {
@@ -240,7 +241,8 @@ std::vector<StateSlice> ShardedOptimizer::owned_state() {
             {{shard.space.space->name, names[slot]},
              shard.owned[i],
              shard.slots[slot].bytes().subspan(
-                 static_cast<size_t>(shard.owned_offsets[i]) * elem_bytes, n * elem_bytes)});
+                 static_cast<size_t>(shard.owned_offsets[i]) * elem_bytes, n * elem_bytes),
+             memory});
       }
     }
   }
@@ -265,7 +267,7 @@ Status ShardedOptimizer::restore_scalars(const Scalars& scalars) {
 uint64_t ShardedOptimizer::state_bytes() const {
   uint64_t bytes = 0;
   for (const Shard& shard : impl_->shards) {
-    for (const FlatBuffer& slot : shard.slots) bytes += static_cast<uint64_t>(slot.num_bytes());
+    for (const DeviceMemory& slot : shard.slots) bytes += slot.num_bytes();
   }
   return bytes;
 }

@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include <cstdlib>
+#include <vector>
 
 namespace lockstep {
 namespace {
@@ -36,6 +37,14 @@ Status find_place_on_host(MPI_Comm local, MpiJob* job) {
   LOCKSTEP_RETURN_IF_ERROR(mpi_status("MPI_Comm_rank", MPI_Comm_rank(local, &job->local_rank)));
   LOCKSTEP_RETURN_IF_ERROR(
       mpi_status("MPI_Comm_size", MPI_Comm_size(local, &job->num_local_ranks)));
+  int first_rank = 0;
+  LOCKSTEP_RETURN_IF_ERROR(mpi_status(
+      "MPI_Allreduce", MPI_Allreduce(&job->world_rank, &first_rank, 1, MPI_INT, MPI_MIN, local)));
+  std::vector<int> first_ranks(static_cast<size_t>(job->world_size));
+  LOCKSTEP_RETURN_IF_ERROR(
+      mpi_status("MPI_Allgather", MPI_Allgather(&first_rank, 1, MPI_INT, first_ranks.data(), 1,
+                                                MPI_INT, MPI_COMM_WORLD)));
+  job->hosts = host_layout(first_ranks);
   return find_oversubscription(local, job);
 }
 
@@ -62,10 +71,6 @@ Result<MpiJob> start_mpi(int* argc, char*** argv) {
   Status status = find_place_on_host(local, &job);
   MPI_Comm_free(&local);
   LOCKSTEP_RETURN_IF_ERROR(status);
-  int is_first_of_host = job.local_rank == 0 ? 1 : 0;
-  LOCKSTEP_RETURN_IF_ERROR(mpi_status(
-      "MPI_Allreduce",
-      MPI_Allreduce(&is_first_of_host, &job.num_hosts, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD)));
   return job;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 // Starting and ending MPI, and this rank's place in the job. mpi.h stays in the source file.
 
+#include "host_layout.h"
 #include "lockstep/core/base/status.h"
 
 namespace lockstep {
@@ -10,7 +11,7 @@ struct MpiJob {
   int world_size = 1;
   int local_rank = 0;
   int num_local_ranks = 1;
-  int num_hosts = 1;
+  HostLayout hosts;
   bool is_oversubscribed = false;  ///< this host has more ranks than processors that they may use
 };
 

@@ -78,6 +78,7 @@ class MpiCommunicator final : public PeerExchangeCommunicator {
   Status progress_mpi(OnReceived on_received, std::string_view what, bool* has_moved);
   std::vector<int> peers_waited_for() const;
   void let_go();
+  void pause() const;
   template <typename T>
   Status all_reduce(T* values, int64_t num_elems, MPI_Datatype type);
 
@@ -113,6 +114,14 @@ Status MpiCommunicator::exchange(std::span<const SendOp> sends, std::span<const 
   if (status.is_ok()) return status;
   let_go();
   return fail(std::move(status));
+}
+
+void MpiCommunicator::pause() const {
+  if (options_.idle_pause_ns > 0) {
+    sleep_ns(options_.idle_pause_ns);
+  } else {
+    sched_yield();
+  }
 }
 
 /// Receives first: what arrives then has a place to go.
@@ -173,7 +182,7 @@ Status MpiCommunicator::wait_for_all(OnReceived on_received, std::string_view wh
       LOCKSTEP_RETURN_IF_ERROR(reason_to_give_up(what, deadline));
       tell_slow_wait(what, watch.elapsed_s(), deadline, &next_told_s);
     }
-    if (advice.should_yield) sched_yield();
+    if (advice.should_yield) pause();
   }
   return Status::ok();
 }

@@ -14,6 +14,10 @@ namespace lockstep {
 struct MpiCommunicatorOptions {
   /// More ranks than processors on this host: give the processor away between polls.
   bool is_oversubscribed = false;
+  /// Pause between polls that find nothing, once a wait has lasted a while; 0: only give the
+  /// processor away. Where messages come over a network and the waiting thread has no processor to
+  /// itself, polling would take the time that computes.
+  int64_t idle_pause_ns = 0;
   /// Messages up to this size between ranks of one host go through shared memory, not MPI. The same
   /// on all ranks of a host.
   size_t max_ring_message_bytes = 0;

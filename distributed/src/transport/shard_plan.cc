@@ -10,6 +10,12 @@ bool is_power_of_two(int n) {
   return n > 0 && (n & (n - 1)) == 0;
 }
 
+int reversed_bits(int value, int size) {
+  int reversed = 0;
+  for (int bit = 1; bit < size; bit <<= 1) reversed = reversed * 2 + ((value & bit) != 0 ? 1 : 0);
+  return reversed;
+}
+
 ShardPlan ShardPlan::plan(std::vector<BlockRun> buckets, int world_size) {
   LOCKSTEP_CHECK(world_size >= 1, "world_size ", world_size);
   LOCKSTEP_CHECK(!buckets.empty(), "a shard plan needs at least one bucket");
@@ -38,11 +44,7 @@ int ShardPlan::piece_index(int world_rank) const {
   LOCKSTEP_CHECK(world_rank >= 0 && world_rank < world_size_, "rank ", world_rank, " of ",
                  world_size_);
   if (!is_power_of_two(world_size_)) return world_rank;
-  int piece = 0;
-  for (int bit = 1; bit < world_size_; bit <<= 1) {
-    piece = piece * 2 + ((world_rank & bit) != 0 ? 1 : 0);
-  }
-  return piece;
+  return reversed_bits(world_rank, world_size_);
 }
 
 int64_t ShardPlan::cut(int bucket_index, int piece) const {

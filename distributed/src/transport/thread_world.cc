@@ -36,6 +36,7 @@ Status World::run_threads(int num_ranks, const std::function<Status(World&)>& ra
     impl->control_plane = std::make_unique<ThreadControlPlane>(hub, rank, "main");
     impl->local_rank = rank;
     impl->num_local_ranks = num_ranks;
+    impl->ranks_per_host = num_ranks;
     impl->process_lock = num_ranks > 1 ? &hub->process_lock() : nullptr;
     impl->set_on_peer_lost = [hub, rank](std::function<void(int)> callback) {
       hub->on_peer_lost(rank, std::move(callback));

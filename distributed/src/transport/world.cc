@@ -40,6 +40,9 @@ int World::num_local_ranks() const {
 int World::num_hosts() const {
   return impl_->num_hosts;
 }
+int World::ranks_per_host() const {
+  return impl_->ranks_per_host;
+}
 Communicator& World::communicator() {
   return *impl_->communicator;
 }

@@ -16,6 +16,7 @@ struct World::Impl {
   int local_rank = 0;
   int num_local_ranks = 1;
   int num_hosts = 1;
+  int ranks_per_host = 1;
   std::mutex* process_lock = nullptr;
   bool is_shut_down = false;
   std::function<void(std::function<void(int)>)> set_on_peer_lost;

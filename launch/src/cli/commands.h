@@ -16,6 +16,8 @@ struct CommandLine {
 void add_train_command(CLI::App& app, const CommandLine& line);
 /// lockstep data make-tabular: no MPI.
 void add_data_command(CLI::App& app, const CommandLine& line);
+/// lockstep bench collectives|step (on every rank), report (no MPI).
+void add_bench_command(CLI::App& app, const CommandLine& line);
 /// lockstep ckpt ls|inspect|verify|diff|export|reshard, and the two below: no MPI.
 void add_ckpt_command(CLI::App& app, const CommandLine& line);
 /// lockstep ckpt import: a new run from weights.

@@ -39,6 +39,7 @@ int main(int argc, char** argv) {
   lockstep::add_train_command(app, line);
   lockstep::add_data_command(app, line);
   lockstep::add_ckpt_command(app, line);
+  lockstep::add_bench_command(app, line);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -78,6 +78,8 @@ void add_train_command(CLI::App& app, const CommandLine& line) {
                    "Keys that may differ from the checkpoint's")
       ->delimiter(',')
       ->allow_extra_args(false);
+  command->add_flag("--share-gpu", options.may_share_gpu,
+                    "Several ranks may use one GPU; they take turns on it");
   command
       ->add_option("--stop-after", options.stop_after_steps,
                    "Save and leave after so many steps of the run")

@@ -90,6 +90,11 @@ std::string TrainReport::to_json() const {
                {"skipped_steps", skipped_steps},
                {"samples_per_s", samples_per_s},
                {"step_ms", {{"p50", step_ms_p50}, {"p95", step_ms_p95}}},
+               {"step_split_ms",
+                {{"compute", step_split.compute_ms},
+                 {"exposed_communication", step_split.exposed_ms},
+                 {"update", step_split.update_ms},
+                 {"loader", step_split.loader_ms}}},
                {"seconds_to_first_step", seconds_to_first_step}};
   if (eval) {
     json["eval"] = {{"num_steps", eval->num_steps},

@@ -8,6 +8,7 @@
 #include "lockstep/core/base/caught.h"
 #include "lockstep/core/base/environment.h"
 #include "lockstep/core/base/file_system.h"
+#include "lockstep/core/base/quantile.h"
 #include "lockstep/core/base/text.h"
 #include "lockstep/distributed/agreement.h"
 #include "lockstep/distributed/random.h"
@@ -27,12 +28,6 @@ Deadline start_deadline() {
   return Deadline::after_s(kStartTimeoutS);
 }
 
-double percentile(std::vector<double> values, double share) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  return values[static_cast<size_t>(share * static_cast<double>(values.size() - 1) + 0.5)];
-}
-
 }  // namespace
 
 struct Trainer::Impl {
@@ -45,6 +40,7 @@ struct Trainer::Impl {
   Log log;
   uint64_t resident_before = 0;
   std::optional<Sampler> sampler;
+  std::shared_ptr<Accelerator> accelerator;  // null: on the processor
   std::unique_ptr<TrainableModel> model;
   std::optional<DataParallel> parallel;
   std::optional<ShardedOptimizer> optimizer;
@@ -107,8 +103,12 @@ Status Trainer::Impl::make_model() {
   if (recipe.train().memory_format == "channels_last") {
     set_weight_format(model->module(), at::MemoryFormat::ChannelsLast);
   }
+  // Made on the processor wherever it is trained, so its first weights are the same.
+  if (accelerator != nullptr) move_to(std::string(accelerator->name()), model->module());
+  DataParallelOptions parallel_options = lockstep::parallel_options(recipe);
+  parallel_options.accelerator = accelerator;
   LOCKSTEP_ASSIGN_OR_RETURN(parallel,
-                            DataParallel::make(*world, model->module(), parallel_options(recipe)));
+                            DataParallel::make(*world, model->module(), parallel_options));
   LOCKSTEP_ASSIGN_OR_RETURN(optimizer,
                             ShardedOptimizer::make(*parallel, optimizer_options(recipe)));
   return Status::ok();
@@ -229,6 +229,9 @@ Result<Trainer> Trainer::make(World& world, TrainerParts parts, const TrainerOpt
   // Before the model is made: a run directory that is in use, or a disk that is full, should cost
   // no one a minute.
   LOCKSTEP_RETURN_IF_ERROR(impl->open_run_dir());
+  LOCKSTEP_ASSIGN_OR_RETURN(
+      impl->accelerator,
+      open_accelerator(world, {impl->parts.recipe.train().device, options.may_share_gpu}));
   release_freed_memory();
   impl->resident_before = resident_bytes().value_or(0);
   LOCKSTEP_RETURN_IF_ERROR(impl->make_model());
@@ -310,7 +313,7 @@ Result<TrainReport> Trainer::run() {
     if (impl.options.show_progress) {
       impl.progress = std::make_unique<Progress>(loop.end_step, is_terminal(/*file=*/2));
       mine.push_back(impl.progress.get());
-      std::fputs(start_text(impl.parts.recipe, *impl.world, impl.parallel->schedule(),
+      std::fputs(start_text(impl.parts.recipe, *impl.parallel,
                             impl.checkpointer ? impl.checkpointer->attempt() : 0, start.path)
                      .c_str(),
                  stderr);
@@ -335,6 +338,8 @@ Result<TrainReport> Trainer::run() {
   const Stopwatch in_loop;
   LOCKSTEP_ASSIGN_OR_RETURN(LoopReport done, run_step_loop(*impl.engine, *impl.keeper, observers,
                                                            loop, impl.stop_question()));
+  LOCKSTEP_RETURN_IF_ERROR(
+      impl.vote("parameters of the last step", impl.parallel->wait_for_parameters()));
   const double loop_ms = in_loop.elapsed_ms();
   LOCKSTEP_ASSIGN_OR_RETURN(TrainReport report, impl.report(done, start));
   report.saves = account.summary(loop_ms);
@@ -408,17 +413,28 @@ Result<TrainReport> Trainer::Impl::report(const LoopReport& loop, const ResumePo
   out.eval = loop.last_eval;
   out.skipped_steps = loop.skipped_steps;
   out.save_interval_steps = loop.interval_steps;
-  std::vector<double> ms = engine->step_ms();
-  if (ms.size() > 1)
-    ms.erase(ms.begin());  // the first one pays for pages, kernels' choices and the loader's start
+  std::vector<double> ms, compute_ms, exposed_ms, update_ms, loader_ms;
+  for (const TrainingEngine::StepTimes& times : engine->step_times()) {
+    ms.push_back(times.step_ms);
+    exposed_ms.push_back(times.exposed_ms);
+    update_ms.push_back(times.update_ms);
+    loader_ms.push_back(times.loader_ms);
+    compute_ms.push_back(times.step_ms - times.exposed_ms - times.update_ms - times.loader_ms);
+  }
+  // The first one pays for pages, kernels' choices and the loader's start.
+  for (auto* values : {&ms, &compute_ms, &exposed_ms, &update_ms, &loader_ms}) {
+    if (values->size() > 1) values->erase(values->begin());
+  }
+  out.step_split = {quantile(compute_ms, 0.5), quantile(exposed_ms, 0.5),
+                    quantile(update_ms, 0.5), quantile(loader_ms, 0.5)};
   double total_ms = 0;
   for (double one : ms) total_ms += one;
   if (total_ms > 0) {
     out.samples_per_s = static_cast<double>(ms.size()) *
                         static_cast<double>(parts.recipe.global_batch()) / total_ms * 1e3;
   }
-  out.step_ms_p50 = percentile(ms, 0.5);
-  out.step_ms_p95 = percentile(ms, 0.95);
+  out.step_ms_p50 = quantile(ms, 0.5);
+  out.step_ms_p95 = quantile(ms, 0.95);
   out.seconds_to_first_step = seconds_to_first_step;
   LOCKSTEP_ASSIGN_OR_RETURN(out.memory, gather_memory());
   return out;

@@ -21,6 +21,13 @@ int64_t evaluation_batch_size(int64_t micro_batch_size) {
   return std::max<int64_t>(micro_batch_size, 100);
 }
 
+Batch batch_on(const Device& device, const Batch& batch) {
+  if (device.is_host()) return batch;
+  const at::Device there{std::string(device.name())};
+  return {batch.inputs.to(there, /*non_blocking=*/true), batch.targets.to(there, true),
+          batch.num_samples};
+}
+
 std::string listed(const std::vector<int64_t>& values) {
   std::string text;
   for (size_t i = 0; i < values.size(); ++i) text += cat(i > 0 ? ", " : "", values[i]);
@@ -56,10 +63,12 @@ StepRecord TrainingEngine::record_of(int64_t step) const {
 
 Status TrainingEngine::work_micro_batches(int64_t step) {
   for (MicroBatch micro_batch : parts_.parallel->micro_batches(step)) {
+    const Stopwatch watch;
     auto batch = loader_->get({step, micro_batch.index});
+    loader_ms_ += watch.elapsed_ms();
     if (!batch.is_ok()) return batch.status();
     Status done = caught([&] {
-      parts_.parallel->backward(micro_batch, parts_.model->loss(*batch),
+      parts_.parallel->backward(micro_batch, parts_.model->loss(batch_on(parts_.parallel->device(), *batch)),
                                 static_cast<double>(batch->num_samples));
       return Status::ok();
     });
@@ -73,6 +82,7 @@ Status TrainingEngine::work_micro_batches(int64_t step) {
 
 Result<StepOutcome> TrainingEngine::run_step(int64_t step, uint64_t flags) {
   Stopwatch watch;
+  loader_ms_ = 0;
   Status mine = pending_failure_.is_ok() ? work_micro_batches(step) : pending_failure_;
   LOCKSTEP_ASSIGN_OR_RETURN(StepGradients gradients, parts_.parallel->reduce(step, flags, mine));
   StepOutcome outcome;
@@ -84,6 +94,7 @@ Result<StepOutcome> TrainingEngine::run_step(int64_t step, uint64_t flags) {
     LOCKSTEP_ASSIGN_OR_RETURN(UpdateReport update, parts_.optimizer->step(gradients));
     outcome.record.learning_rate = update.learning_rate;
     outcome.record.clip_factor = update.clip_factor;
+    outcome.record.update_ms = update.update_ms;
   } else {
     outcome.record.is_applied = false;
     outcome.record.bad_numbers = describe_bad_numbers(gradients);
@@ -96,8 +107,13 @@ Result<StepOutcome> TrainingEngine::run_step(int64_t step, uint64_t flags) {
                           first_few(gradients.unused_parameters)));
     }
   }
+  const DataParallel::OverlapReport overlap = parts_.parallel->overlap();
+  outcome.record.communication_ms = overlap.communication_ms;
+  outcome.record.exposed_ms = overlap.exposed_ms;
+  outcome.record.loader_ms = loader_ms_;
   outcome.record.step_ms = watch.elapsed_ms();
-  step_ms_.push_back(outcome.record.step_ms);
+  step_times_.push_back({outcome.record.step_ms, outcome.record.exposed_ms, loader_ms_,
+                         outcome.record.update_ms});
   return outcome;
 }
 
@@ -141,7 +157,7 @@ Result<std::vector<EvalCounts>> TrainingEngine::evaluate_own_batches(int64_t bat
     if (parts_.is_channels_last)
       batch.inputs = to_memory_format(batch.inputs, at::MemoryFormat::ChannelsLast);
     Status done = caught([&] {
-      counts.push_back(parts_.model->evaluate(batch));
+      counts.push_back(parts_.model->evaluate(batch_on(parts_.parallel->device(), batch)));
       return Status::ok();
     });
     if (!done.is_ok()) return done.with_context(cat("evaluation batch ", i));

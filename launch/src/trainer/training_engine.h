@@ -38,8 +38,15 @@ class TrainingEngine final : public StepEngine {
   /// error on every rank.
   void fail_next_step(const Status& reason) { pending_failure_ = reason; }
 
-  /// Wall time of each step run, in order.
-  const std::vector<double>& step_ms() const { return step_ms_; }
+  /// What a step's wall time went into on this rank; what is left is forward and backward.
+  struct StepTimes {
+    double step_ms = 0;
+    double exposed_ms = 0;  ///< waiting for other ranks
+    double loader_ms = 0;   ///< waiting for batches
+    double update_ms = 0;   ///< the optimizer
+  };
+  /// Of each step run, in order.
+  const std::vector<StepTimes>& step_times() const { return step_times_; }
 
  private:
   Status work_micro_batches(int64_t step);
@@ -51,7 +58,8 @@ class TrainingEngine final : public StepEngine {
 
   TrainingParts parts_;
   std::unique_ptr<BatchLoader> loader_;
-  std::vector<double> step_ms_;
+  std::vector<StepTimes> step_times_;
+  double loader_ms_ = 0;  // of the step under way
   bool has_told_unused_ = false;
   Status pending_failure_;
 };

@@ -16,7 +16,9 @@ DataParallelOptions parallel_options(const Recipe& recipe) {
   options.micro_batches_per_step = train.micro_batches_per_step;
   options.leaf_micro_batches = train.leaf_micro_batches;
   options.reduction = train.reduction == "native" ? Reduction::kNative : Reduction::kTree;
+  options.leaf_dtype = train.leaf_dtype == "bf16" ? LeafDtype::kBf16 : LeafDtype::kExact;
   options.bucket_mib = train.bucket_mib;
+  options.timeout_s = train.timeout_s;
   options.intra_op_threads = static_cast<int>(train.intra_op_threads);
   return options;
 }
@@ -72,6 +74,8 @@ CheckpointerOptions checkpointer_options(const Recipe& recipe) {
   options.staging_budget_bytes = static_cast<uint64_t>(checkpoint.staging_mib) << 20;
   options.max_write_bytes_per_s = static_cast<uint64_t>(checkpoint.max_write_mib_per_s) << 20;
   options.reads_back = checkpoint.read_back;
+  options.control_timeout_s = checkpoint.timeout_s;
+  options.data_timeout_s = checkpoint.timeout_s;
   options.retention = retention_policy(checkpoint);
   options.build.instruction_set = instruction_set();
   options.build.versions = {{"lockstep", kVersion}, {"LibTorch", TORCH_VERSION}};
@@ -167,6 +171,7 @@ std::vector<std::string> fingerprint(const Recipe& recipe, const TrainerOptions&
   lines.push_back(cat("--allow-missing ", join(options.allow_missing, ",")));
   lines.push_back(cat("--allow-unexpected ", join(options.allow_unexpected, ",")));
   lines.push_back(cat("--take-over ", options.take_over));
+  lines.push_back(cat("--share-gpu ", options.may_share_gpu));
   lines.push_back(cat("--allow-recipe-change ", join(options.allow_recipe_change, ",")));
   lines.push_back(cat("--stop-after ", options.stop_after_steps));
   lines.push_back(cat("lockstep ", kVersion, " build ", build_id()));
@@ -189,14 +194,23 @@ std::string stop_text(const TrainReport& report, double grace_s, double expected
              report.steps - report.durable_steps.value_or(0), " steps will be done again");
 }
 
-std::string start_text(const Recipe& recipe, const World& world, CommSchedule schedule,
-                       int64_t attempt, const std::string& resumed_from) {
+std::string start_text(const Recipe& recipe, DataParallel& parallel, int64_t attempt,
+                       const std::string& resumed_from) {
+  const World& world = parallel.world();
   const char* exchange =
-      schedule == CommSchedule::kThread
+      parallel.schedule() == CommSchedule::kThread
           ? "on a communication thread"
-          : (schedule == CommSchedule::kInline ? "inside backward" : "after backward");
+          : (parallel.schedule() == CommSchedule::kInline ? "inside backward" : "after backward");
+  const DataParallel::BucketChoice choice = parallel.bucket_choice();
+  const std::string measured =
+      choice.gb_per_s > 0 ? cat(" (chosen: an exchange takes ", fixed(choice.latency_ms, 3),
+                                " ms, then ", fixed(choice.gb_per_s, 3), " GB/s)")
+                          : std::string();
+  std::string where(parallel.device().name());
+  for (const std::string& fact : parallel.device().facts()) where += cat(", ", fact);
   return cat(recipe.text(), "\n", world.world_size(), " ranks on ", world.num_hosts(),
-             " hosts, buckets exchanged ", exchange, "; recipe hash ", recipe.hash(), "\n",
+             " hosts, computing on ", where, "\nbuckets of ", fixed(choice.bucket_mib, 2), " MiB",
+             measured, " exchanged ", exchange, "; recipe hash ", recipe.hash(), "\n",
              attempt > 0 ? cat("attempt ", attempt, ", ") : std::string(),
              resumed_from.empty() ? std::string("starting from the beginning")
                                   : cat("resuming from ", resumed_from),

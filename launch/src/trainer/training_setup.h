@@ -33,8 +33,8 @@ Status check_options(const TrainerOptions& options);
 std::vector<std::string> fingerprint(const Recipe& recipe, const TrainerOptions& options);
 /// The resolved recipe with origins, the world, the attempt (0: no run directory), and what is
 /// resumed, for people.
-std::string start_text(const Recipe& recipe, const World& world, CommSchedule schedule,
-                       int64_t attempt, const std::string& resumed_from);
+std::string start_text(const Recipe& recipe, DataParallel& parallel, int64_t attempt,
+                       const std::string& resumed_from);
 
 /// What became of the run at a stop by a signal, for people. Requires: report.stop is not kNone.
 std::string stop_text(const TrainReport& report, double grace_s, double expected_save_ms);

@@ -12,7 +12,8 @@
 #include <random>
 
 #include "kernel_variants.h"
-#include "optimizer_kernels.h"
+#include "lockstep/core/device/device.h"
+#include "update_loops.h"
 
 namespace lockstep {
 namespace {
@@ -58,10 +59,14 @@ Elems<T> random_elems(size_t count, size_t num_slots, uint32_t seed) {
 template <typename T>
 void update_range(const FlatOptimizer& optimizer, const UpdateScalars& scalars, size_t first,
                   size_t end, Elems<T>* elems) {
-  std::vector<std::span<T>> slots;
-  for (auto& slot : elems->slots) slots.push_back(std::span(slot).subspan(first, end - first));
-  optimizer.update(std::span(elems->param).subspan(first, end - first),
-                   std::span<const T>(elems->grad).subspan(first, end - first), slots, scalars);
+  UpdateArrays arrays;
+  arrays.param = elems->param.data() + first;
+  arrays.grad = elems->grad.data() + first;
+  if (!elems->slots.empty()) arrays.first = elems->slots[0].data() + first;
+  if (elems->slots.size() > 1) arrays.second = elems->slots[1].data() + first;
+  arrays.num_elems = static_cast<int64_t>(end - first);
+  optimizer.update(host_device().compute(), sizeof(T) == 4 ? Dtype::kF32 : Dtype::kF64, arrays,
+                   scalars);
 }
 
 std::unique_ptr<FlatOptimizer> adamw() {
@@ -282,20 +287,18 @@ TEST(MakeOptimizer, RefusesWhatItCannotDoAndNamesTheField) {
   EXPECT_THAT(message({.name = "sgd", .momentum = 1.5}), HasSubstr("momentum"));
 }
 
-TEST(FlatOptimizer, RefusesSpansOfDifferentLengths) {
+TEST(FlatOptimizer, RefusesAnotherNumberOfSlotsAnotherDtypeAndTheZerothUpdate) {
   auto elems = random_elems<float>(8, 2, 12);
-  elems.grad.pop_back();
-  std::vector<std::span<float>> slots = {elems.slots[0], elems.slots[1]};
-  EXPECT_THROW(adamw()->update(elems.param, elems.grad, slots, kScalars), UsageError);
-  elems.grad.push_back(0);
-  slots.pop_back();
-  EXPECT_THROW(adamw()->update(elems.param, elems.grad, slots, kScalars), UsageError);
-  slots.push_back(std::span(elems.slots[1]).first(7));
-  EXPECT_THROW(adamw()->update(elems.param, elems.grad, slots, kScalars), UsageError);
-  slots[1] = elems.slots[1];
+  FlatKernels& kernels = host_device().compute();
+  UpdateArrays arrays{elems.param.data(), elems.grad.data(), elems.slots[0].data(), nullptr, 8};
+  EXPECT_THROW(adamw()->update(kernels, Dtype::kF32, arrays, kScalars), UsageError);
+  EXPECT_THROW(sgd(0)->update(kernels, Dtype::kF32, arrays, kScalars), UsageError);
+  arrays.second = elems.slots[1].data();
+  EXPECT_THROW(adamw()->update(kernels, Dtype::kBF16, arrays, kScalars), UsageError);
+  EXPECT_THROW(sgd(0.9)->update(kernels, Dtype::kF32, arrays, kScalars), UsageError);
   UpdateScalars zeroth = kScalars;
   zeroth.update_index = 0;
-  EXPECT_THROW(adamw()->update(elems.param, elems.grad, slots, zeroth), UsageError);
+  EXPECT_THROW(adamw()->update(kernels, Dtype::kF32, arrays, zeroth), UsageError);
 }
 
 }  // namespace

@@ -105,8 +105,8 @@ const Mistake kMistakes[] = {
      "recipe.toml:10: train.leaf_micro_batches must be at least 1 and at most 1048576, found 0"},
     {"intra_op_threads = 2000",
      "recipe.toml:10: train.intra_op_threads must be at least 1 and at most 1024, found 2000"},
-    {"bucket_mib = 0",
-     "recipe.toml:10: train.bucket_mib must be greater than 0 and at most 1048576, found 0"},
+    {"bucket_mib = -1",
+     "recipe.toml:10: train.bucket_mib must be at least 0 and at most 1048576, found -1"},
     {"reduction = \"trees\"",
      "recipe.toml:10: train.reduction must be one of \"tree\", \"native\"; found \"trees\"; "
      "the nearest is \"tree\""},
@@ -246,10 +246,10 @@ TEST(Loader, DamagedTextIsLoadedOrRefusedButNeverMore) {
 }
 
 TEST(Loader, ReportsAllMistakesAtOnce) {
-  const auto recipe = parse(with_train("sed = 1\nbucket_mib = 0\n"), {"clip.max_norm=-1"});
+  const auto recipe = parse(with_train("sed = 1\nbucket_mib = -1\n"), {"clip.max_norm=-1"});
   EXPECT_EQ(message_of(recipe),
             "recipe.toml:10: unknown key train.sed; the nearest known key is train.seed\n"
-            "recipe.toml:11: train.bucket_mib must be greater than 0 and at most 1048576, found 0\n"
+            "recipe.toml:11: train.bucket_mib must be at least 0 and at most 1048576, found -1\n"
             "--set clip.max_norm=-1: clip.max_norm must be at least 0, found -1");
 }
 

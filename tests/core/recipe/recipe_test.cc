@@ -151,12 +151,13 @@ TEST(RecipeHash, LeavesOutWhatTheDesignLeavesOut) {
   EXPECT_THAT(
       outside,
       ElementsAre("data.path", "data.loader_threads", "train.steps", "train.epochs",
-                  "train.bucket_mib", "eval.every_epochs", "checkpoint.every_steps",
+                  "train.device", "train.bucket_mib", "train.timeout_s", "eval.every_epochs", "checkpoint.every_steps",
                   "checkpoint.every_epochs", "checkpoint.mode", "checkpoint.when_busy",
                   "checkpoint.io", "checkpoint.staging_mib", "checkpoint.max_write_mib_per_s",
                   "checkpoint.read_back", "checkpoint.keep_latest", "checkpoint.keep_every_steps",
                   "checkpoint.keep_best", "checkpoint.keep_for", "checkpoint.every",
-                  "checkpoint.mtbf_hours", "checkpoint.max_overhead", "checkpoint.grace_s"));
+                  "checkpoint.mtbf_hours", "checkpoint.max_overhead", "checkpoint.grace_s",
+                  "checkpoint.timeout_s"));
 }
 
 TEST(RecipeHash, IsTheSameForTheSameValuesFromAnotherPlace) {

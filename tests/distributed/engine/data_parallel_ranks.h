@@ -26,7 +26,7 @@ inline DataParallelOptions options_of(int64_t micro_batches) {
   DataParallelOptions options;
   options.micro_batches_per_step = micro_batches;
   options.timeout_s = 20;
-  options.bucket_mib = 0;
+  options.bucket_mib = 1e-3;  // a block
   return options;
 }
 

@@ -4,7 +4,10 @@
 #include <gtest/gtest.h>
 #include <torch/types.h>
 
+#include <algorithm>
 #include <chrono>
+#include <numeric>
+#include <random>
 #include <thread>
 
 #include "distributed/mpi_test_world.h"
@@ -35,7 +38,7 @@ Outcome train(World& world, CommSchedule schedule, std::chrono::milliseconds del
   DataParallelOptions options;
   options.micro_batches_per_step = 4;
   options.schedule = schedule;
-  options.bucket_mib = 0;
+  options.bucket_mib = 1e-3;  // a block
   options.timeout_s = 60;
   auto parallel = DataParallel::make(world, *net, options).value();
   ShardedOptimizerOptions adam;
@@ -77,6 +80,7 @@ Outcome train(World& world, CommSchedule schedule, std::chrono::milliseconds del
     outcome.most_reduced =
         std::max(outcome.most_reduced, parallel.overlap().num_reduced_during_backward);
   }
+  EXPECT_TRUE(parallel.wait_for_parameters().is_ok());
   std::string bytes;
   for (const auto& parameter : net->parameters())
     bytes.append(static_cast<const char*>(parameter.const_data_ptr()), parameter.nbytes());
@@ -122,6 +126,75 @@ TEST(Overlap, ScheduleDoesNotChangeABit) {
   }
 }
 
+// Layers side by side, worked in any order; what comes out does not depend on it.
+struct FanNetImpl : torch::nn::Module {
+  explicit FanNetImpl(int num_layers) {
+    auto options = torch::nn::LinearOptions(StackNetImpl::kWidth, StackNetImpl::kWidth).bias(false);
+    for (int i = 0; i < num_layers; ++i)
+      layers.push_back(register_module(cat("layer", i), torch::nn::Linear(options)));
+  }
+  torch::Tensor forward(const torch::Tensor& x, const std::vector<size_t>& order,
+                        std::mt19937& delays) {
+    std::vector<torch::Tensor> outputs(layers.size());
+    for (size_t i : order) {
+      outputs[i] = torch::tanh(layers[i](x));
+      if (delays() % 4 == 0) {
+        outputs[i].register_hook([pause = delays() % 200](const torch::Tensor&) {
+          std::this_thread::sleep_for(std::chrono::microseconds(pause));
+        });
+      }
+    }
+    return torch::stack(outputs).sum(0).square().mean();
+  }
+  std::vector<torch::nn::Linear> layers;
+};
+TORCH_MODULE(FanNet);
+
+/// Hash of the parameters after `num_steps`; backward reaches the layers in an order, and with
+/// pauses, that differ between ranks, steps and micro-batches.
+std::string train_in_any_order(World& world, CommSchedule schedule, int num_steps) {
+  torch::manual_seed(5);
+  FanNet net(kNumLayers);
+  DataParallelOptions options;
+  options.micro_batches_per_step = 4;
+  options.schedule = schedule;
+  options.bucket_mib = 1e-3;  // a block
+  options.timeout_s = 60;
+  auto parallel = DataParallel::make(world, *net, options).value();
+  ShardedOptimizerOptions momentum;
+  momentum.optimizer = {.name = "sgd", .learning_rate = 0.05, .momentum = 0.5};
+  auto sgd = ShardedOptimizer::make(parallel, momentum).value();
+  std::mt19937 random(static_cast<uint32_t>(17 + world.world_rank()));
+  std::vector<size_t> order(kNumLayers);
+  std::iota(order.begin(), order.end(), size_t{0});
+  for (int64_t step = 0; step < num_steps; ++step) {
+    for (MicroBatch mb : parallel.micro_batches(step)) {
+      std::shuffle(order.begin(), order.end(), random);
+      auto x = torch::arange(2 * StackNetImpl::kWidth, torch::kFloat)
+                   .add(100 * step + mb.index)
+                   .sin()
+                   .reshape({2, StackNetImpl::kWidth});
+      parallel.backward(mb, net(x, order, random), 1);
+    }
+    auto gradients = parallel.reduce(step);
+    EXPECT_TRUE(gradients.is_ok()) << gradients.status().to_string();
+    EXPECT_TRUE(sgd.step(*gradients).is_ok());
+  }
+  EXPECT_TRUE(parallel.wait_for_parameters().is_ok());
+  std::string bytes;
+  for (const auto& parameter : net->parameters())
+    bytes.append(static_cast<const char*>(parameter.const_data_ptr()), parameter.nbytes());
+  return xxh3_128(bytes).hex();
+}
+
+TEST(Overlap, AThousandStepsWhoseBucketsAreReadyInAnyOrder) {
+  constexpr int kManySteps = 1000;
+  World solo = World::solo(WorldOptions{Log::silent()});
+  const std::string expected = train_in_any_order(solo, CommSchedule::kAuto, kManySteps);
+  for (CommSchedule schedule : {CommSchedule::kThread, CommSchedule::kInline})
+    EXPECT_EQ(train_in_any_order(testing::mpi_world(), schedule, kManySteps), expected);
+}
+
 // A backward that fails after some of its buckets are on their way must not leave the peers behind.
 TEST(Overlap, FailureInTheMiddleOfBackwardReachesEveryRank) {
   World& world = testing::mpi_world();
@@ -131,7 +204,7 @@ TEST(Overlap, FailureInTheMiddleOfBackwardReachesEveryRank) {
     DataParallelOptions options;
     options.micro_batches_per_step = world.world_size();
     options.schedule = schedule;
-    options.bucket_mib = 0;
+    options.bucket_mib = 1e-3;  // a block
     options.timeout_s = 30;
     auto parallel = DataParallel::make(world, *net, options).value();
     bool fails = world.world_rank() == world.world_size() - 1;

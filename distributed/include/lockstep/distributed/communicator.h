@@ -1,7 +1,11 @@
 #pragma once
 // Communicator: the data path between ranks. Small on purpose: it moves bits and adds nothing, so
-// that every sum is ours and has one order. Implementations: thread ranks in one process, MPI; NCCL
-// later. All pass one conformance suite (tests/distributed/communicator_conformance.h).
+// that every sum is ours and has one order. Implementations: thread ranks in one process, MPI, and
+// NCCL for memory of a GPU. All pass one conformance suite
+// (tests/distributed/communicator_conformance.h).
+// Stream: a communicator of a GPU works in the device's queue of communication. Its calls return
+// when the work is handed over: memory is filled in the order of that queue, on_received() may hand
+// over what is to come after, and settle() waits. Others are done when a call returns.
 // Thread-safety: one thread at a time (callers hand it over with a happens-before edge).
 // After kTimeout or kPeerFailure a communicator is dead: every later call returns the same error.
 
@@ -85,10 +89,13 @@ class Communicator {
   virtual Status native_all_reduce_sum(double* values, int64_t num_elems, Deadline deadline) = 0;
   /// Returns once every rank is here. Collective: all ranks. Errors: as exchange.
   virtual Status barrier(std::string_view what, Deadline deadline) = 0;
+  /// Returns once everything that was handed over is done. Errors: as exchange; those of calls that
+  /// returned before they were done.
+  virtual Status settle(std::string_view /*what*/, Deadline /*deadline*/) { return Status::ok(); }
   /// Ends every wait of this rank with kAborted; later calls return it too. May be called from any
   /// thread.
   virtual void abort(std::string_view reason) = 0;
-  /// "mpi" or "threads"; for reports.
+  /// "mpi", "threads" or "nccl"; for reports.
   virtual std::string_view backend() const = 0;
 
  protected:

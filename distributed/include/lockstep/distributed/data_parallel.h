@@ -15,6 +15,7 @@
 #include "lockstep/core/base/index_range.h"
 #include "lockstep/core/base/status.h"
 #include "lockstep/core/flat/state.h"
+#include "lockstep/distributed/accelerator.h"
 #include "lockstep/distributed/shard_plan.h"
 #include "lockstep/distributed/world.h"
 
@@ -33,10 +34,18 @@ enum class Reduction : uint8_t {
   kNative,  ///< the backend's all-reduce, for comparison: NOT the same bits for every world size
 };
 
+/// What a leaf's gradient is rounded to before the tree adds it. Sums are in the gradient's own
+/// dtype either way.
+enum class LeafDtype : uint8_t {
+  kExact,  ///< nothing
+  kBf16,   ///< F32 gradients to bf16: half the bytes on the wire where a rank brings one leaf
+};
+
 /// When buckets are exchanged.
 enum class CommSchedule : uint8_t {
   kAuto,           ///< kThread with a spare core for each rank or several hosts, else kInline
-  kInline,         ///< inside backward, on its thread, as each bucket becomes complete
+  kInline,         ///< inside backward, on its thread, as each bucket becomes complete; on a GPU
+                   ///< handed over to its queue of communication there, the only schedule it has
   kThread,         ///< inside backward, on a communication thread
   kAfterBackward,  ///< after the last backward (ranks that are threads of one process always use
                    ///< this)
@@ -48,13 +57,17 @@ struct DataParallelOptions {
   int64_t leaf_micro_batches =
       1;  ///< consecutive micro-batches that are accumulated in place into one tree leaf
   Reduction reduction = Reduction::kTree;
+  LeafDtype leaf_dtype = LeafDtype::kExact;  ///< kBf16 asks for Reduction::kTree
   CommSchedule schedule = CommSchedule::kAuto;
   int intra_op_threads =
       1;  ///< of LibTorch in this process; part of the recipe, because it changes bits
-  double bucket_mib = 4;   ///< aimed-at bucket size; rounded to whole blocks, at least one
+  double bucket_mib = 0;   ///< aimed-at bucket size, rounded to whole blocks, at least one; 0: chosen
+                           ///< from what an exchange is measured to cost at the start
   double timeout_s = 600;  ///< for one exchange with the other ranks
   bool broadcast_initial_weights =
       true;  ///< from rank 0; off where a checkpoint is restored right after
+  /// The GPU that the module is on (open_accelerator()); null: the module is on the host.
+  std::shared_ptr<Accelerator> accelerator = nullptr;
 };
 
 /// One forward/backward unit of a step.
@@ -173,22 +186,39 @@ class DataParallel {
   /// takes over the restored buffers. Collective. Errors: as Communicator::exchange.
   Status publish_restored_state();
 
+  /// Returns once the parameters of the last update are here. LibTorch's operations on this thread
+  /// wait for what they read by themselves; this is for whoever reads parameters in another way
+  /// (data_ptr(), another thread) or leaves the loop. Errors: those of the exchange.
+  Status wait_for_parameters();
+
   const FlatLayout& layout() const;
   World& world();
   const DataParallelOptions& options() const;
+  /// Where the module is: the accelerator of the options, or the host.
+  Device& device();
   /// The value kinds of every space ("param", "buffer") for a checkpoint.
   std::vector<StateKind> state_kinds() const;
   /// This rank's part of parameters and buffers; slices point into live memory.
   std::vector<StateSlice> owned_values();
-  /// How many buckets of the last finished step were exchanged before its last backward had
-  /// returned, and of how many.
+  /// How communication went in the step that the last reduce() finished, the way of its parameters
+  /// to its forward included.
   struct OverlapReport {
     int num_buckets = 0;
-    int num_reduced_during_backward = 0;
+    int num_reduced_during_backward = 0;  ///< before the last backward had returned
+    double communication_ms = 0;          ///< of exchanges under way, one after another
+    double exposed_ms = 0;                ///< of them, while this rank did nothing but wait
   };
   OverlapReport overlap() const;
   MemoryLedger memory() const;
   CommSchedule schedule() const;
+  /// The aimed-at size of buckets, and what it was chosen from: an exchange of n bytes costs
+  /// latency_ms + n / (gb_per_s * 1e6) ms. Both 0 where the size was given, or no rank is met.
+  struct BucketChoice {
+    double bucket_mib = 0;
+    double latency_ms = 0;
+    double gb_per_s = 0;
+  };
+  BucketChoice bucket_choice() const;
 
   /// For ShardedOptimizer: from here on the summed gradients of `step` are used up. Throws
   /// UsageError when they are not in place: reduce(step) has not returned them, or an update or a
@@ -203,9 +233,11 @@ class DataParallel {
         nullptr;  ///< the whole space; valid in this rank's pieces after reduce()
   };
   std::span<const TrainableSpace> trainable_spaces() const;
-  /// Sends this rank's updated piece of a bucket to all and receives theirs. Collective: all ranks,
-  /// same order. Errors: as Communicator::exchange.
-  Status all_gather_parameters(int space_index, int bucket);
+  /// For ShardedOptimizer: sends this rank's updated piece of a bucket to all and receives theirs,
+  /// behind whatever comes next where exchanges have a thread. Collective: all ranks, same order.
+  /// Errors: as Communicator::exchange; on a thread they surface in the next reduce() or
+  /// wait_for_parameters().
+  Status gather_updated(int space_index, int bucket);
 
  private:
   friend class MicroBatchRange::Iterator;

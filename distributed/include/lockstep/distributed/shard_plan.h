@@ -53,5 +53,7 @@ class ShardPlan {
 
 /// Whether n is 1, 2, 4, 8, ...
 bool is_power_of_two(int n);
+/// `value` of the numbers below `size` with its bits in reverse order. Requires: size a power of two.
+int reversed_bits(int value, int size);
 
 }  // namespace lockstep

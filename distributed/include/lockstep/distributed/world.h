@@ -46,6 +46,9 @@ class World {
   int local_rank() const;       ///< index among the ranks of this host
   int num_local_ranks() const;  ///< ranks on this host
   int num_hosts() const;
+  /// L where ranks [k L, (k + 1) L) share host k for every k; 1 where hosts have different numbers
+  /// of ranks or a host's ranks are not neighbours.
+  int ranks_per_host() const;
   Communicator& communicator();
   ControlPlane& control_plane();
   const Log& log() const;

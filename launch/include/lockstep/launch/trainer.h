@@ -38,6 +38,7 @@ struct TrainerOptions {
       allow_recipe_change;       ///< keys that may differ from the checkpoint's recipe
   int64_t stop_after_steps = 0;  ///< save and leave once so many steps are done; 0: run to the end
   std::string report_path;       ///< rank 0 writes the report here as JSON; empty: nowhere
+  bool may_share_gpu = false;    ///< several ranks may use one GPU; they take turns (for tests)
   bool show_progress = true;     ///< rank 0 tells a person what is going on (standard error)
   StopQuestion asked_to_stop_s_ago = {};  ///< empty: by signals (lifecycle.h)
   /// Called when a rank enters a numbered step of the save protocol (1 to 9). For tests.
@@ -85,6 +86,14 @@ struct TrainReport {
       0;  ///< over this start's steps but the first; evaluation and saves not counted
   double step_ms_p50 = 0;
   double step_ms_p95 = 0;
+  /// Medians of what rank 0's steps went into; the four add up to about step_ms_p50.
+  struct StepSplit {
+    double compute_ms = 0;  ///< forward, backward, folding
+    double exposed_ms = 0;  ///< waiting for other ranks
+    double update_ms = 0;   ///< the optimizer
+    double loader_ms = 0;   ///< waiting for batches
+  };
+  StepSplit step_split;
   double seconds_to_first_step = 0;  ///< age of the process at the end of its first step
   std::vector<RankMemory> memory;    ///< of each rank
   SaveSummary saves;                 ///< what saving cost this start, as this rank measured it

@@ -15,6 +15,9 @@ std::optional<std::string> environment_variable(const std::string& name);
 /// Sets a variable for this process and its children; call before threads start.
 void set_environment_variable(const std::string& name, const std::string& value);
 
+/// "NAME=value" of every variable whose name begins so, sorted.
+std::vector<std::string> environment_variables_beginning_with(const std::string& prefix);
+
 std::string host_name();
 /// Changes at each boot of the host; empty when the system does not say.
 std::string boot_id();
@@ -45,6 +48,8 @@ void yield_to_other_threads(int steps);
 /// Hex of the linker's build id of this program: differs between any two builds that differ; empty
 /// without one.
 std::string build_id();
+/// The folder that this program's file is in; empty when the system does not say.
+std::string program_folder();
 /// Whether standard output (1) or standard error (2) is a terminal.
 bool is_terminal(int file);
 

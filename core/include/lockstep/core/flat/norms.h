@@ -24,6 +24,11 @@ void block_sums_of_squares(const FlatSpace& space, BlockRun run,
                            std::span<const double> values_of_the_run,
                            std::span<double> out_per_block);
 
+/// The same over `values` from the start of a block on. Shapes: out_per_block has an entry for each
+/// block that they reach.
+void block_sums_of_squares(std::span<const float> values, std::span<double> out_per_block);
+void block_sums_of_squares(std::span<const double> values, std::span<double> out_per_block);
+
 /// The sum of all blocks of a space, added along the tree of tree.h over block indices. 0 for no
 /// blocks.
 double fold_block_sums(std::span<const double> block_sums);

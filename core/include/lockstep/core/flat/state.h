@@ -6,11 +6,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <variant>
 #include <vector>
 
+#include "lockstep/core/base/status.h"
 #include "lockstep/core/flat/layout.h"
 
 namespace lockstep {
@@ -31,11 +33,28 @@ struct StateKind {
   bool operator==(const StateKind&) const = default;
 };
 
+/// Memory that the processor can't reach by itself: a GPU's. Thread-safety: one thread at a time.
+class StateMemory {
+ public:
+  virtual ~StateMemory() = default;
+  /// Begin a copy to or from memory of the host, which must stay until settle(). Copies see what
+  /// training has written so far.
+  virtual void read(std::span<std::byte> to_host, std::span<const std::byte> from) = 0;
+  virtual void write(std::span<std::byte> to, std::span<const std::byte> from_host) = 0;
+  /// Returns once all copies are done. Errors: kInternal, kTimeout: the device is lost.
+  virtual Status settle() = 0;
+  /// Memory of the host that is copied to or from again and again.
+  virtual void pin(std::span<std::byte> host) = 0;
+  virtual void unpin(std::span<std::byte> host) = 0;
+};
+
 /// A contiguous piece of memory that holds a run of blocks of one kind. Does not own the memory.
 struct StateSlice {
   StateKind kind;
   BlockRun blocks;
   std::span<std::byte> bytes;  ///< exactly the run's elements (FlatSpace::elems_of)
+  /// Through which alone `bytes` may be read and written; null: they are ordinary memory.
+  std::shared_ptr<StateMemory> memory = nullptr;
 };
 
 /// Everything that has to be known to save or restore, the same on every rank.

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "lockstep/core/data/batch.h"
 
@@ -49,6 +50,9 @@ enum class LossKind : uint8_t {
 std::unique_ptr<TrainableModel> make_classifier(
     std::shared_ptr<torch::nn::Module> module, std::function<at::Tensor(const at::Tensor&)> forward,
     LossKind loss_kind);
+
+/// Moves all tensors of `module` to a device as LibTorch spells it ("cuda:0"), values unchanged.
+void move_to(const std::string& device, torch::nn::Module& module);
 
 /// Puts the 4-d parameters of `module` into `format`, values unchanged, also where strides are
 /// ambiguous (one input channel). Call before the parameters are laid out in flat space; give it

@@ -7,12 +7,12 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "lockstep/core/base/status.h"
+#include "lockstep/core/device/flat_kernels.h"
 
 namespace lockstep {
 
@@ -60,16 +60,13 @@ class FlatOptimizer {
   /// All hyperparameters in a fixed form, for comparing ranks and runs.
   virtual std::string hyperparameters_text() const = 0;
 
-  /// Updates `param` and the slots in place. Scalars are combined in fp64 and rounded once to the
-  /// element type; element arithmetic is in the element type. A slot has the element type of its
-  /// parameter. Shapes: all spans have the length of `param`; one slot for each of slot_names().
-  /// Requires: no overlap. Errors: UsageError when lengths or counts differ. Not-finite gradients
-  /// give not-finite parameters: check before. Cost: one pass over memory.
-  virtual void update(std::span<float> param, std::span<const float> grad,
-                      std::span<const std::span<float>> slots,
-                      const UpdateScalars& scalars) const = 0;
-  virtual void update(std::span<double> param, std::span<const double> grad,
-                      std::span<const std::span<double>> slots,
+  /// Updates `param` and the slots in place, by the kernels of the place where they are. Scalars
+  /// are combined in fp64 and rounded once to the element type; element arithmetic is in the
+  /// element type, F32 or F64. Slots in the order of slot_names(). Requires: as many slots as
+  /// names, of the parameter's type and length; no overlap; update_index from 1. Errors: UsageError
+  /// otherwise. Not-finite gradients give not-finite parameters: check before. Cost: one pass over
+  /// memory.
+  virtual void update(FlatKernels& kernels, Dtype dtype, const UpdateArrays& arrays,
                       const UpdateScalars& scalars) const = 0;
 };
 

@@ -40,7 +40,10 @@ struct TrainRecipe {
   std::string memory_format = "contiguous";  ///< or "channels_last"
   int64_t intra_op_threads = 1;
   std::string reduction = "tree";     ///< or "native": not invariant, for comparison
-  double bucket_mib = 4;              ///< about so much gradient is exchanged at a time
+  std::string leaf_dtype = "f32";     ///< or "bf16": gradients are rounded before they are added
+  std::string device = "auto";        ///< or "cpu", "cuda": where it is computed
+  double bucket_mib = 0;              ///< about so much gradient is exchanged at a time; 0: chosen
+  double timeout_s = 600;             ///< for one exchange with the other ranks
   std::string on_nonfinite = "stop";  ///< or "skip", "rollback"
 };
 
@@ -89,6 +92,7 @@ struct CheckpointRecipe {
   double mtbf_hours = 0;        ///< auto: mean time between failures of the whole job
   double max_overhead = 0.01;   ///< auto: share of the time that saves may take
   double grace_s = 0;           ///< from a stop signal to the kill; 0: not known
+  double timeout_s = 10;        ///< for a rank in a save or restore, beyond the time of its bytes
 };
 
 /// The tables of a recipe.

@@ -28,6 +28,10 @@ struct StepRecord {
   int64_t num_samples = 0;
   bool is_applied = true;  ///< false: not finite, or skipped by decision
   double step_ms = 0;
+  double communication_ms = 0;  ///< of exchanges of this rank, one after another
+  double exposed_ms = 0;        ///< of them, while the rank did nothing but wait
+  double loader_ms = 0;         ///< waiting for batches
+  double update_ms = 0;         ///< the optimizer's; on a GPU only handing it over
   std::string bad_numbers;  ///< not empty: not finite; names step, micro-batch and samples
 };
 

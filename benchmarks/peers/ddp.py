@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""PyTorch DistributedDataParallel over gloo on the CPU: the ConvNet of launch/recipes/fashion_mnist.toml, as a peer.
+"""PyTorch DistributedDataParallel over gloo on the CPU, or nccl on GPUs, as a peer: the ConvNet of launch/recipes/fashion_mnist.toml, or
+an MLP of 49.1M parameters over a made-up table.
 
-Each rank works one micro-batch a step; the images lie in memory as normalised floats before the clock starts (the
-kindest loader there is). Prints one JSON object: images/s of each window of steps, and their median.
+Each rank works one micro-batch a step; the samples lie in memory as normalised floats before the clock starts (the
+kindest loader there is). Prints one JSON object: images/s of each window of steps, and their median; milliseconds of a step.
 
-    python benchmarks/peers/ddp_gloo.py --ranks 2 --micro-batch 64 --best
+    python benchmarks/peers/ddp.py --ranks 2 --micro-batch 64 --best
+    mpirun -n 2 python benchmarks/peers/ddp.py --model mlp --best      (ranks on several hosts: MASTER_ADDR, GLOO_SOCKET_IFNAME)
 """
 import argparse
 import gzip
@@ -22,11 +24,14 @@ import torch.multiprocessing
 import torch.nn.functional as functional
 
 FOLDER = "/usr/share/datasets/fashion-mnist"
+UNDER_MPIRUN = "OMPI_COMM_WORLD_RANK" in os.environ
 
 
 def options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--ranks", type=int, default=2, help="to start here; under mpirun it says how many")
+    parser.add_argument("--model", choices=["convnet", "mlp"], default="convnet")
+    parser.add_argument("--bucket-cap-mb", type=int, default=25, help="DDP's own default is 25")
     parser.add_argument("--micro-batch", type=int, default=64, help="images a rank works in a step")
     parser.add_argument("--warm-up", type=int, default=20, help="steps before the clock starts")
     parser.add_argument("--windows", type=int, default=5)
@@ -37,6 +42,7 @@ def options():
     parser.add_argument("--bucket-view", action="store_true", help="gradient_as_bucket_view")
     parser.add_argument("--pin", action="store_true", help="one core a rank, as mpirun does for two ranks")
     parser.add_argument("--best", action="store_true", help="channels-last, fused, bucket views and pinned")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: nccl, rank i on device i or the only one")
     parser.add_argument("--data", default=FOLDER, help="folder of the IDX files")
     chosen = parser.parse_args()
     if chosen.best:
@@ -64,12 +70,21 @@ class ConvNet(torch.nn.Module):
         return self.fc2(x)
 
 
+def make_mlp():
+    """49,098,002 parameters; rows [n, 10] to logits [n, 2]."""
+    return torch.nn.Sequential(torch.nn.Linear(10, 7000), torch.nn.ReLU(), torch.nn.Linear(7000, 7000), torch.nn.ReLU(),
+                               torch.nn.Linear(7000, 2))
+
+
 def read_idx(path, header_bytes):
     with gzip.open(path) as file:
         return numpy.frombuffer(file.read(), numpy.uint8, offset=header_bytes)
 
 
 def load(chosen):
+    if chosen.model == "mlp":
+        rows = torch.randn(8000, 10, generator=torch.Generator().manual_seed(1))
+        return rows, (rows[:, 0] > 0).long()
     images = read_idx(f"{chosen.data}/train-images-idx3-ubyte.gz", 16).reshape(-1, 1, 28, 28)
     labels = read_idx(f"{chosen.data}/train-labels-idx1-ubyte.gz", 8)
     images = torch.from_numpy(images.astype(numpy.float32) / 255.0)
@@ -79,20 +94,29 @@ def load(chosen):
 
 
 def rank_main(rank, chosen, port):
-    if chosen.pin:
+    if chosen.pin and not UNDER_MPIRUN:  # mpirun has bound its ranks, or hosts have
         processors = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {processors[rank % len(processors)]})
     torch.set_num_threads(1)
     torch.manual_seed(1)
+    address = os.environ.get("MASTER_ADDR", "127.0.0.1")
+    device = torch.device("cpu")
+    if chosen.device == "cuda":
+        device = torch.device("cuda", rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        if torch.cuda.device_count() < chosen.ranks:  # NCCL refuses two ranks of one host on one GPU
+            os.environ["NCCL_HOSTID"] = f"rank{rank}"
     torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=chosen.ranks)
-    images, labels = load(chosen)
-    net = ConvNet(chosen.dropout)
-    if chosen.channels_last:
+        "gloo" if chosen.device == "cpu" else "nccl", init_method=f"tcp://{address}:{port}", rank=rank, world_size=chosen.ranks)
+    images, labels = (values.to(device) for values in load(chosen))
+    net = make_mlp() if chosen.model == "mlp" else ConvNet(chosen.dropout)
+    if chosen.channels_last and chosen.model == "convnet":
         net = net.to(memory_format=torch.channels_last)
-    model = torch.nn.parallel.DistributedDataParallel(net, gradient_as_bucket_view=chosen.bucket_view)
+    net = net.to(device)
+    model = torch.nn.parallel.DistributedDataParallel(net, gradient_as_bucket_view=chosen.bucket_view,
+                                                      bucket_cap_mb=chosen.bucket_cap_mb)
     adamw = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=chosen.fused)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1)).to(device)
     batch = chosen.micro_batch
     rates, step, loss = [], 0, None
 
@@ -110,13 +134,18 @@ def rank_main(rank, chosen, port):
     run(chosen.warm_up)
     for _ in range(chosen.windows):
         torch.distributed.barrier()
+        if chosen.device == "cuda":
+            torch.cuda.synchronize()
         start = time.perf_counter()
         run(chosen.steps)
+        if chosen.device == "cuda":
+            torch.cuda.synchronize()
         rates.append(chosen.steps * batch * chosen.ranks / (time.perf_counter() - start))
     if rank == 0:
         print(json.dumps({
             "images_per_s": statistics.median(rates),
             "windows_images_per_s": rates,
+            "step_ms": batch * chosen.ranks / statistics.median(rates) * 1e3,
             "num_parameters": sum(parameter.numel() for parameter in net.parameters()),
             "final_loss": float(loss),
             "options": vars(chosen),
@@ -128,6 +157,10 @@ def rank_main(rank, chosen, port):
 
 def main():
     chosen = options()
+    if UNDER_MPIRUN:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        chosen.ranks = int(os.environ["OMPI_COMM_WORLD_SIZE"])
+        return rank_main(int(os.environ["OMPI_COMM_WORLD_RANK"]), chosen, int(os.environ.get("MASTER_PORT", "29511")))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

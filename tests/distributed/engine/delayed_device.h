@@ -1,0 +1,289 @@
+#pragma once
+// DelayedDevice: an Accelerator without a GPU, for the order of work between queues. Its memory is
+// the host's and LibTorch computes there at once; its queues of communication and staging run on
+// threads of their own, each piece of work after a pause drawn from a seed. Whoever forgets to put
+// one queue behind another, or to settle, reads bits that are not there yet.
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "lockstep/distributed/accelerator.h"
+
+namespace lockstep::testing {
+
+/// Reached once the queue that made it gets there.
+class DelayedMark {
+ public:
+  void pass() {
+    std::lock_guard lock(mutex_);
+    has_passed_ = true;
+    passed_.notify_all();
+  }
+  void wait() {
+    std::unique_lock lock(mutex_);
+    passed_.wait(lock, [&] { return has_passed_; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable passed_;
+  bool has_passed_ = false;
+};
+
+inline DelayedMark& delayed_mark(const QueueMark& mark) {
+  return *static_cast<DelayedMark*>(mark.get());
+}
+
+/// LibTorch's: work is done when a call returns, and waiting for a mark is waiting.
+class ImmediateQueue : public DeviceQueue {
+ public:
+  void copy(void* to, const void* from, size_t num_bytes) override {
+    host().copy(to, from, num_bytes);
+  }
+  void fill_zero(void* to, size_t num_bytes) override { host().fill_zero(to, num_bytes); }
+  QueueMark mark() override { return nullptr; }
+  void wait_for(const QueueMark& mark) override {
+    if (mark != nullptr) delayed_mark(mark).wait();
+  }
+  Status settle(std::string_view /*what*/, Deadline /*deadline*/) override { return Status::ok(); }
+  double ms_between(const QueueMark& /*first*/, const QueueMark& /*second*/) override { return 0; }
+  void add_into(Dtype dtype, void* into, const void* from, int64_t num_elems) override {
+    host().add_into(dtype, into, from, num_elems);
+  }
+  void add_zeros(Dtype dtype, void* into, int64_t num_elems) override {
+    host().add_zeros(dtype, into, num_elems);
+  }
+  void block_sums_of_squares(Dtype dtype, const void* values, int64_t num_elems,
+                             double* sums) override {
+    host().block_sums_of_squares(dtype, values, num_elems, sums);
+  }
+  void update_adamw(Dtype dtype, const UpdateArrays& arrays,
+                    const AdamWFactors<double>& factors) override {
+    host().update_adamw(dtype, arrays, factors);
+  }
+  void update_sgd(Dtype dtype, const UpdateArrays& arrays,
+                  const SgdFactors<double>& factors) override {
+    host().update_sgd(dtype, arrays, factors);
+  }
+  void record_change(Dtype dtype, const BufferChange& change, int64_t num_elems) override {
+    host().record_change(dtype, change, num_elems);
+  }
+  void mean_of_changed(Dtype dtype, void* result, const void* sums, const void* counts,
+                       int64_t num_micro_batches, int64_t num_elems) override {
+    host().mean_of_changed(dtype, result, sums, counts, num_micro_batches, num_elems);
+  }
+  void round_to_bf16(float* to, const float* from, int64_t num_elems) override {
+    host().round_to_bf16(to, from, num_elems);
+  }
+  void pack_bf16(uint16_t* to, const float* from, int64_t num_elems) override {
+    host().pack_bf16(to, from, num_elems);
+  }
+  void unpack_bf16(float* to, const uint16_t* from, int64_t num_elems) override {
+    host().unpack_bf16(to, from, num_elems);
+  }
+
+ protected:
+  static DeviceQueue& host() { return host_device().compute(); }
+};
+
+/// A stream: calls return at once, a thread does the work in order.
+class DelayedQueue final : public ImmediateQueue {
+ public:
+  explicit DelayedQueue(uint32_t seed) : random_(seed), thread_([this] { run(); }) {}
+  ~DelayedQueue() override {
+    {
+      std::lock_guard lock(mutex_);
+      is_stopping_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+  }
+
+  void submit(std::function<void()> work) {
+    {
+      std::lock_guard lock(mutex_);
+      works_.push_back(std::move(work));
+    }
+    changed_.notify_all();
+  }
+
+  void copy(void* to, const void* from, size_t num_bytes) override {
+    submit([=] { host().copy(to, from, num_bytes); });
+  }
+  void fill_zero(void* to, size_t num_bytes) override {
+    submit([=] { host().fill_zero(to, num_bytes); });
+  }
+  QueueMark mark() override {
+    auto mark = std::make_shared<DelayedMark>();
+    submit([mark] { mark->pass(); });
+    return mark;
+  }
+  void wait_for(const QueueMark& mark) override {
+    if (mark != nullptr) submit([mark] { delayed_mark(mark).wait(); });
+  }
+  Status settle(std::string_view /*what*/, Deadline /*deadline*/) override {
+    delayed_mark(mark()).wait();
+    return Status::ok();
+  }
+  double ms_between(const QueueMark& first, const QueueMark& second) override {
+    if (first == nullptr || second == nullptr) return 0;
+    // Both must have passed, as with CUDA's events.
+    delayed_mark(first).wait();
+    delayed_mark(second).wait();
+    return 1;
+  }
+  void add_into(Dtype dtype, void* into, const void* from, int64_t num_elems) override {
+    submit([=] { host().add_into(dtype, into, from, num_elems); });
+  }
+  void block_sums_of_squares(Dtype dtype, const void* values, int64_t num_elems,
+                             double* sums) override {
+    submit([=] { host().block_sums_of_squares(dtype, values, num_elems, sums); });
+  }
+  void mean_of_changed(Dtype dtype, void* result, const void* sums, const void* counts,
+                       int64_t num_micro_batches, int64_t num_elems) override {
+    submit([=] {
+      host().mean_of_changed(dtype, result, sums, counts, num_micro_batches, num_elems);
+    });
+  }
+  void pack_bf16(uint16_t* to, const float* from, int64_t num_elems) override {
+    submit([=] { host().pack_bf16(to, from, num_elems); });
+  }
+  void unpack_bf16(float* to, const uint16_t* from, int64_t num_elems) override {
+    submit([=] { host().unpack_bf16(to, from, num_elems); });
+  }
+
+ private:
+  void run() {
+    std::unique_lock lock(mutex_);
+    while (true) {
+      changed_.wait(lock, [&] { return is_stopping_ || !works_.empty(); });
+      if (works_.empty()) return;
+      std::function<void()> work = std::move(works_.front());
+      works_.pop_front();
+      lock.unlock();
+      if (random_() % 4 == 0)
+        std::this_thread::sleep_for(std::chrono::microseconds(random_() % 300));
+      work();
+      lock.lock();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> works_;
+  bool is_stopping_ = false;
+  std::mt19937 random_;  // of the thread
+  std::thread thread_;
+};
+
+/// Hands exchanges to a DelayedQueue, as NCCL does to a stream.
+class DelayedCommunicator final : public Communicator {
+ public:
+  /// The call of number `failing_call` (from 0; -1: none) fails, in the queue: whoever made it has
+  /// gone on.
+  DelayedCommunicator(Communicator& inner, DelayedQueue& queue, int failing_call)
+      : Communicator(inner.world_rank(), inner.world_size()),
+        inner_(inner),
+        queue_(queue),
+        failing_call_(failing_call) {}
+  ~DelayedCommunicator() override { settle("end", Deadline::after_s(60)).ignore(); }
+
+  Status exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
+                  OnReceived on_received, std::string_view what, Deadline deadline) override {
+    for (const SendOp& op : sends) count_sent(op.bytes.size());
+    submit([this, sends = std::vector(sends.begin(), sends.end()),
+            recvs = std::vector(recvs.begin(), recvs.end()), what = std::string(what), deadline] {
+      return inner_.exchange(sends, recvs, nullptr, what, deadline);
+    });
+    for (size_t i = 0; on_received && i < recvs.size(); ++i) on_received(i);
+    return Status::ok();
+  }
+  Status all_gather(std::span<const std::byte> in, std::span<std::byte> out, std::string_view what,
+                    Deadline deadline) override {
+    submit([=, this, what = std::string(what)] {
+      return inner_.all_gather(in, out, what, deadline);
+    });
+    return Status::ok();
+  }
+  Status broadcast(std::span<std::byte> bytes, int root, std::string_view what,
+                   Deadline deadline) override {
+    submit([=, this, what = std::string(what)] {
+      return inner_.broadcast(bytes, root, what, deadline);
+    });
+    return Status::ok();
+  }
+  Status native_all_reduce_sum(float* values, int64_t num_elems, Deadline deadline) override {
+    submit([=, this] { return inner_.native_all_reduce_sum(values, num_elems, deadline); });
+    return Status::ok();
+  }
+  Status native_all_reduce_sum(double* values, int64_t num_elems, Deadline deadline) override {
+    submit([=, this] { return inner_.native_all_reduce_sum(values, num_elems, deadline); });
+    return Status::ok();
+  }
+  Status barrier(std::string_view what, Deadline deadline) override {
+    submit([=, this, what = std::string(what)] { return inner_.barrier(what, deadline); });
+    return settle(what, deadline);
+  }
+  Status settle(std::string_view what, Deadline deadline) override {
+    queue_.settle(what, deadline).ignore();
+    return failure_;
+  }
+  void abort(std::string_view reason) override { inner_.abort(reason); }
+  std::string_view backend() const override { return "delayed"; }
+
+ private:
+  void submit(std::function<Status()> call) {
+    queue_.submit([this, call = std::move(call)] {
+      if (failing_call_-- == 0) failure_ = internal_error("the link broke");
+      if (failure_.is_ok()) failure_ = call();
+    });
+  }
+  Communicator& inner_;
+  DelayedQueue& queue_;
+  int failing_call_;
+  Status failure_;  // of the queue's thread; read after settle()
+};
+
+class DelayedDevice final : public Accelerator {
+ public:
+  explicit DelayedDevice(uint32_t seed, int failing_call = -1)
+      : failing_call_(failing_call), communication_(seed), staging_(seed + 1) {}
+
+  std::string_view name() const override { return "cpu"; }
+  bool is_host() const override { return false; }
+  std::vector<std::string> facts() const override { return {"delayed device"}; }
+  DeviceQueue& compute() override { return compute_; }
+  DeviceQueue& communication() override { return communication_; }
+  DeviceQueue& staging() override { return staging_; }
+  DeviceMemory allocate(size_t num_bytes) override { return host_device().allocate(num_bytes); }
+  void pin(std::span<std::byte> host_memory) override { pinned_.push_back(host_memory.data()); }
+  void unpin(std::span<std::byte> host_memory) override {
+    std::erase(pinned_, host_memory.data());
+  }
+  DeviceMemoryUse memory_use() const override { return {}; }
+  Result<std::unique_ptr<Communicator>> connect(World& world, Deadline /*deadline*/) override {
+    if (world.world_size() == 1) return std::unique_ptr<Communicator>();
+    return std::unique_ptr<Communicator>(
+        std::make_unique<DelayedCommunicator>(world.communicator(), communication_, failing_call_));
+  }
+  size_t num_pinned() const { return pinned_.size(); }
+
+ private:
+  int failing_call_;
+  std::vector<std::byte*> pinned_;
+  ImmediateQueue compute_;
+  DelayedQueue communication_;
+  DelayedQueue staging_;
+};
+
+}  // namespace lockstep::testing

@@ -1,0 +1,308 @@
+#!/usr/bin/env python3
+"""Runs the parts of the GPU suite and writes what came of them. Started by tests/gpu.sh."""
+import argparse
+import gzip
+import json
+import os
+import pathlib
+import platform
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+BUDGET_S = 9 * 60
+
+RECIPE = """
+[model]
+name = "convnet"
+dropout = 0.3
+batch_norm = true
+[data]
+name = "fashion_mnist"
+path = "{data}"
+[train]
+seed = 3
+steps = {steps}
+micro_batch_size = 8
+micro_batches_per_step = 12
+memory_format = "channels_last"
+bucket_mib = 0.5
+device = "{device}"
+[optimizer]
+name = "{optimizer}"
+learning_rate = 0.005
+[clip]
+max_norm = 0.5
+[eval]
+every_epochs = 0
+[checkpoint]
+every_steps = {every}
+mode = "{mode}"
+"""
+
+
+class Failed(Exception):
+    """What a part says when something is not as it must be."""
+
+
+def check(is_true, what):
+    if not is_true:
+        raise Failed(what)
+
+
+class Suite:
+    def __init__(self, chosen):
+        self.bin = pathlib.Path(chosen.bin)
+        self.tests = pathlib.Path(chosen.tests)
+        self.out = pathlib.Path(chosen.out or chosen.default_out).resolve()
+        shutil.rmtree(self.out, ignore_errors=True)
+        self.out.mkdir(parents=True)
+        self.end = time.monotonic() + BUDGET_S
+        self.figures = {}
+
+    def left_s(self):
+        return max(5.0, self.end - time.monotonic())
+
+    def environment(self, **more):
+        env = dict(os.environ, OMP_NUM_THREADS="1", NCCL_SOCKET_IFNAME="lo", NCCL_IB_DISABLE="1", **more)
+        if os.geteuid() == 0:
+            env.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+        return env
+
+    def ranks(self, count, command):
+        """A command on several ranks. Each is a host of its own for NCCL, which refuses two on one GPU otherwise."""
+        if count == 1:
+            return command
+        each = ["-x", "PATH", "-x", "LD_LIBRARY_PATH"] if "LD_LIBRARY_PATH" in os.environ else []
+        words = ["mpirun", "--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1", *each]
+        for rank in range(count):
+            words += [":"] if rank else []
+            words += ["-n", "1", "-x", f"NCCL_HOSTID=rank{rank}", *map(str, command)]
+        return words
+
+    def run(self, name, command, timeout_s=120, want=0, **env):
+        """Runs to the end, keeps the output under `name`. Fails on another exit code than `want` (None: any)."""
+        log = self.out / f"{name}.log"
+        begin = time.monotonic()
+        with open(log, "w") as file:
+            process = subprocess.Popen(list(map(str, command)), stdout=file, stderr=subprocess.STDOUT,
+                                       env=self.environment(**env), start_new_session=True)
+            try:
+                code = process.wait(timeout=min(timeout_s, self.left_s()))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                raise Failed(f"{name}: not done within {time.monotonic() - begin:.0f} s; {log.name}") from None
+        text = log.read_text(errors="replace")
+        if want is not None and code != want:
+            raise Failed(f"{name}: exit code {code}, expected {want}; {log.name}:\n" + text[-1500:])
+        return text
+
+    # Data and recipes of a run.
+
+    def data(self):
+        """Images whose label can be seen: 1,200 to learn from, 200 to be tested on."""
+        folder = self.out / "data"
+        if folder.exists():
+            return folder
+        folder.mkdir()
+        for part, count in (("train", 1200), ("t10k", 200)):
+            labels = bytes(i * 7 % 10 for i in range(count))
+            pixels = bytearray()
+            for i, label in enumerate(labels):
+                pixels += bytes((x * (label + 2) + y * (i % 5 + 1)) * 11 % 256 for y in range(28) for x in range(28))
+            with gzip.open(folder / f"{part}-images-idx3-ubyte.gz", "wb", 1) as file:
+                file.write(struct.pack(">IIII", 0x803, count, 28, 28) + pixels)
+            with gzip.open(folder / f"{part}-labels-idx1-ubyte.gz", "wb", 1) as file:
+                file.write(struct.pack(">II", 0x801, count) + labels)
+        return folder
+
+    def recipe(self, name, **values):
+        values = {"device": "cuda", "optimizer": "adamw", "steps": 6, "every": 0, "mode": "sync", **values}
+        path = self.out / f"{name}.toml"
+        path.write_text(RECIPE.format(data=self.data(), **values))
+        return path
+
+    def train(self, name, ranks, *words, want=0, timeout_s=120, recipe=None, **values):
+        """A run's report."""
+        recipe = recipe or self.recipe(name, **values)
+        report = self.out / f"{name}.json"
+        self.run(name, self.ranks(ranks, [self.bin / "lockstep", "train", recipe, "--share-gpu", "--report", report,
+                                          *words]), want=want, timeout_s=timeout_s)
+        return json.loads(report.read_text()) if report.exists() else {}
+
+    # The parts.
+
+    def kernels(self):
+        self.run("kernels", [self.tests / "gpu_test", "--gtest_filter=Gpu*:-GpuTree*:GpuTraining*"])
+
+    def ranks_part(self):
+        digests = {}
+        for ranks in (1, 2, 4):
+            text = self.run(f"ranks-{ranks}", self.ranks(ranks, [self.tests / "gpu_test",
+                                                                 "--gtest_filter=Nccl*:GpuWorld*:GpuTree*:GpuTraining*"]))
+            lines = sorted(line for line in text.splitlines() if line.startswith("digest "))
+            check(len(lines) == 2, f"{ranks} ranks printed {len(lines)} digests")
+            digests[ranks] = lines
+        check(len({tuple(lines) for lines in digests.values()}) == 1, f"digests differ: {digests}")
+
+    def invariance(self):
+        for optimizer in ("adamw", "sgd"):
+            found = {ranks: self.train(f"invariance-{optimizer}-{ranks}", ranks, optimizer=optimizer)["state_digest"]
+                     for ranks in (1, 2, 3, 4)}
+            check(len(set(found.values())) == 1, f"{optimizer}: digests differ: {found}")
+            self.figures[f"digest_{optimizer}"] = found[1]
+
+    def checkpoints(self):
+        # The whole run on the GPU, and the same with a kill in the middle and another number of ranks after it.
+        whole = self.train("whole", 1, steps=8, every=4)
+        for mode in ("sync", "async"):
+            run_dir = self.out / f"run-{mode}"
+            self.train(f"first-{mode}", 2, "--run-dir", run_dir, "--stop-after", "4", steps=8, every=4, mode=mode)
+            resumed = self.train(f"second-{mode}", 3, "--run-dir", run_dir, steps=8, every=4, mode=mode)
+            check(resumed["first_step"] == 4, f"{mode}: resumed at {resumed['first_step']}")
+            check(resumed["state_digest"] == whole["state_digest"], f"{mode}: another digest after the resume")
+        # Processor to GPU and back: what is restored is what was saved, before a step is done.
+        for name, first, second in (("to-gpu", "cpu", "cuda"), ("to-cpu", "cuda", "cpu")):
+            run_dir = self.out / f"run-{name}"
+            saved = self.train(f"{name}-saved", 2, "--run-dir", run_dir, "--stop-after", "4", device=first, steps=8, every=4)
+            kept = self.train(f"{name}-kept", 1, "--run-dir", run_dir, "--stop-after", "4", device=second, steps=8, every=4)
+            check(kept["state_digest"] == saved["state_digest"], f"{name}: another digest after the restore")
+            self.train(f"{name}-goes-on", 2, "--run-dir", run_dir, device=second, steps=8, every=4)
+
+    def failures(self):
+        # Two ranks on one GPU, unless they may; no GPU visible; and a rank that dies or freezes in the middle.
+        recipe = self.recipe("refused")
+        text = self.run("two-on-one", self.ranks(2, [self.bin / "lockstep", "train", recipe]), want=64,
+                        CUDA_VISIBLE_DEVICES="0")
+        check("two ranks would work on one GPU" in text, "no table of who shares a GPU")
+        text = self.run("none-visible", [self.bin / "lockstep", "train", recipe], want=64, CUDA_VISIBLE_DEVICES="")
+        check("GPU" in text, "a GPU that is not there is not named")
+        for name, sign in (("killed", signal.SIGKILL), ("frozen", signal.SIGSTOP)):
+            self.hurt_a_rank(name, sign)
+
+    def hurt_a_rank(self, name, sign):
+        recipe = self.recipe(name, steps=100000)
+        log = self.out / f"{name}.log"
+        with open(log, "w") as file:
+            process = subprocess.Popen(
+                list(map(str, self.ranks(2, [self.bin / "lockstep", "train", recipe, "--share-gpu", "--set",
+                                             "train.timeout_s=8"]))),
+                stdout=file, stderr=subprocess.STDOUT, env=self.environment(), start_new_session=True)
+        try:
+            victim = self.rank_process(process, log)
+            os.kill(victim, sign)
+            begin = time.monotonic()
+            process.wait(timeout=60)
+            took_s = time.monotonic() - begin
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{name}: the others had not ended after 60 s") from None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        text = log.read_text(errors="replace")
+        check(process.returncode != 0, f"{name}: the job said that all was well")
+        check("rank 1" in text, f"{name}: nobody names rank 1")
+        self.figures[f"{name}_seconds_to_end"] = round(took_s, 1)
+
+    def rank_process(self, job, log):
+        """The process of rank 1, some steps after its start."""
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            if "starting from the beginning" in log.read_text(errors="replace"):
+                for entry in pathlib.Path("/proc").iterdir():
+                    try:
+                        variables = (entry / "environ").read_bytes().split(b"\0")
+                        name = (entry / "comm").read_text().strip()
+                        session = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[3])
+                    except (OSError, ValueError, IndexError):
+                        continue
+                    if name == "lockstep" and session == job.pid and b"OMPI_COMM_WORLD_RANK=1" in variables:
+                        time.sleep(5)  # the first exchanges connect the GPUs
+                        return int(entry.name)
+            time.sleep(0.2)
+        raise Failed("rank 1 did not come to train")
+
+    def sanitizer(self):
+        tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+        if not pathlib.Path(tool).exists():
+            return "not run: no compute-sanitizer on this machine"
+        for check_name in ("memcheck", "racecheck"):
+            self.run(f"sanitizer-{check_name}", [tool, "--tool", check_name, "--error-exitcode", "99", self.tests / "gpu_test",
+                                                 "--gtest_filter=GpuKernels/0.*"], timeout_s=150)
+        return None
+
+    def bench(self):
+        self.figures["step"] = json.loads(self.run("bench-step", [self.bin / "step_bench", "--device", "cuda"]))
+        text = self.run("bench-gpu", [self.bin / "gpu_bench", "--dir", self.out / "bench"], timeout_s=180)
+        self.figures["gpu"] = json.loads(text[text.index("{"):])
+        shutil.rmtree(self.out / "bench", ignore_errors=True)
+        text = self.run("bench-collectives", self.ranks(2, [self.bin / "lockstep", "bench", "collectives", "--device", "cuda",
+                                                            "--share-gpu", "--rounds", "5"]), timeout_s=120)
+        self.figures["collectives_of_two_ranks_on_one_gpu"] = json.loads(text[text.index("{"):text.rindex("}") + 1])
+
+
+PARTS = {"kernels": Suite.kernels, "ranks": Suite.ranks_part, "invariance": Suite.invariance,
+         "checkpoints": Suite.checkpoints, "failures": Suite.failures, "sanitizer": Suite.sanitizer, "bench": Suite.bench}
+
+
+def gpu_names():
+    try:
+        done = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
+                              capture_output=True, text=True)
+        return done.stdout.strip().splitlines() if done.returncode == 0 else []
+    except OSError:
+        return []
+
+
+def write_report(suite, results):
+    report = {"utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "gpus": gpu_names(),
+              "host": platform.platform(), "parts": results, "figures": suite.figures}
+    (suite.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    lines = [f"# GPU suite, {report['utc']}", "", *[f"- {name}" for name in report["gpus"]], "",
+             "| part | result | seconds |", "|---|---|---|"]
+    lines += [f"| {r['part']} | {r['result']} | {r['seconds']} |" for r in results]
+    lines += ["", *[f"## {r['part']}\n```\n{r['why']}\n```\n" for r in results if r["why"]],
+              "## Figures", "```", json.dumps(suite.figures, indent=1), "```", ""]
+    (suite.out / "report.md").write_text("\n".join(lines))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bin", required=True)
+    parser.add_argument("--tests", required=True)
+    parser.add_argument("--default-out", required=True)
+    parser.add_argument("--out", help="a folder for logs and the report; what is in it goes")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="of: " + ", ".join(PARTS))
+    chosen = parser.parse_args()
+    for part in chosen.parts:
+        if part not in PARTS:
+            parser.error(f"no part '{part}'; there are {', '.join(PARTS)}")
+    if not gpu_names():
+        print("no GPU here (nvidia-smi): nothing was run", file=sys.stderr)
+        return 64
+    suite = Suite(chosen)
+    results = []
+    for part in chosen.parts or PARTS:
+        begin = time.monotonic()
+        why = ""
+        try:
+            why = PARTS[part](suite) or ""
+            result = "not run" if why else "passed"
+        except Failed as failed:
+            why, result = str(failed), "FAILED"
+        except (OSError, ValueError, KeyError) as error:
+            why, result = f"{type(error).__name__}: {error}", "FAILED"
+        results.append({"part": part, "result": result, "seconds": round(time.monotonic() - begin, 1), "why": why})
+        print(f"{part}: {result} ({results[-1]['seconds']} s) {why[:300]}", flush=True)
+        write_report(suite, results)
+    print(f"report: {suite.out / 'report.md'}")
+    return 1 if any(r["result"] == "FAILED" for r in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
