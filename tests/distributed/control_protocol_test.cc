@@ -29,16 +29,17 @@ TEST(ControlProtocol, RoundTripsEveryBody) {
   ASSERT_TRUE(failed.has_value());
   EXPECT_EQ(failed->status.to_string(), "i/o error: disk");
 
-  auto missing = parse_missing(missing_body({3, {1, 4}}));
-  ASSERT_TRUE(missing.has_value());
-  EXPECT_EQ(missing->world_ranks, (std::vector<int>{1, 4}));
-  EXPECT_EQ(parse_number(number_body(1ULL << 40)), 1ULL << 40);
+  auto give_up = parse_give_up(give_up_body({1ULL << 40, 2500}));
+  ASSERT_TRUE(give_up.has_value());
+  EXPECT_EQ(give_up->round, 1ULL << 40);
+  EXPECT_EQ(give_up->waited_ms, 2500U);
+  EXPECT_EQ(parse_lost(lost_body(12345)), 12345);
 }
 
 TEST(ControlProtocol, RefusesEveryTruncationAndExtension) {
   std::string bodies[] = {hello_body({1, make_control_token()}), arrival_body({5, false, "w", "m"}),
                           result_body({9, io_error("disk"), {"x", "yz"}}),
-                          missing_body({3, {1, 4}}), number_body(77)};
+                          give_up_body({3, 10}), lost_body(77)};
   for (int kind = 0; kind < 5; ++kind) {
     auto parses = [&](std::string_view body) {
       switch (kind) {
@@ -49,9 +50,9 @@ TEST(ControlProtocol, RefusesEveryTruncationAndExtension) {
         case 2:
           return parse_result(body).has_value();
         case 3:
-          return parse_missing(body).has_value();
+          return parse_give_up(body).has_value();
         default:
-          return parse_number(body).has_value();
+          return parse_lost(body).has_value();
       }
     };
     const std::string& body = bodies[kind];
@@ -68,8 +69,8 @@ TEST(ControlProtocol, SurvivesRandomBytes) {
     for (char& c : bytes) c = static_cast<char>(random() % 4 == 0 ? random() & 0xff : 0);
     (void)parse_hello(bytes);
     (void)parse_arrival(bytes);
-    (void)parse_missing(bytes);
-    (void)parse_number(bytes);
+    (void)parse_give_up(bytes);
+    (void)parse_lost(bytes);
     auto result = parse_result(bytes);
     if (result) {
       EXPECT_LE(result->messages.size(), bytes.size());

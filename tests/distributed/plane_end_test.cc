@@ -56,12 +56,38 @@ TEST(PlaneInbox, NamesTheLostRankAndWhatTheCallbackThrew) {
 
 struct IdleEnd final : PlaneEnd {
   void arrive(Arrival) override {}
-  void give_up(uint64_t) override {}
-  void ask(uint64_t) override {}
+  void give_up(GiveUp) override {}
   void drain() override {}
   void close() override { is_closed = true; }
   std::atomic<bool> is_closed = false;
 };
+
+TEST(PlaneInbox, ARoundThatIsGivenUpHasTheVerdictOfRank0) {
+  for (const bool is_complete : {true, false}) {
+    PlaneInbox inbox;
+    std::thread rank_0;
+    auto give_up = [&] {
+      rank_0 = std::thread([&] {
+        if (is_complete) inbox.deliver({7, Status::ok(), {"all", "came"}});
+        if (!is_complete) inbox.deliver({7, timeout_error("rank 1 did not arrive"), {}});
+      });
+    };
+    auto messages = inbox.wait_for(7, give_up, Deadline::after_s(0.01));
+    rank_0.join();
+    EXPECT_EQ(messages.is_ok(), is_complete) << messages.status().to_string();
+    if (!is_complete) {
+      EXPECT_EQ(messages.status().to_string(), timeout_error("rank 1 did not arrive").to_string());
+    }
+  }
+}
+
+TEST(PlaneInbox, NamesRank0WhenItSaysNothingOfARoundThatIsGivenUp) {
+  PlaneInbox inbox;
+  auto messages = inbox.wait_for(
+      7, [] {}, Deadline::after_s(0.25));
+  EXPECT_EQ(messages.status().to_string(),
+            timeout_error("rank 0 does not answer within 2.250 s").to_string());
+}
 
 TEST(PlaneThread, AnExceptionEndsThePlaneAndNotTheProcess) {
   PlaneInbox inbox;

@@ -280,7 +280,7 @@ TEST(TcpControlPlane, DropsWhoeverLacksTheToken) {
   EXPECT_EQ(answer_to(endpoint, hello(1, wrong)), "");
   EXPECT_EQ(answer_to(endpoint, hello(0, rendezvous->token)), "") << "rank 0 is taken";
   EXPECT_EQ(answer_to(endpoint, hello(2, rendezvous->token)), "") << "no such rank";
-  EXPECT_EQ(answer_to(endpoint, make_frame(FrameType::kAsk, number_body(0))), "");
+  EXPECT_EQ(answer_to(endpoint, make_frame(FrameType::kGiveUp, give_up_body({0, 1}))), "");
   EXPECT_EQ(answer_to(endpoint, make_frame(FrameType::kHello, std::string(1000, 'x'))), "");
   EXPECT_EQ(answer_to(endpoint, "GET / HTTP/1.1\r\n\r\n"), "");
   auto plane = TcpControlPlane::connect(

@@ -10,7 +10,7 @@ namespace lockstep {
 namespace {
 
 constexpr uint32_t kMagic = 0x314c504c;  // "LPL1"
-constexpr uint32_t kVersion = 2;
+constexpr uint32_t kVersion = 3;
 constexpr uint64_t kMaxWhatBytes = 64 * 1024;
 constexpr uint64_t kOverheadBytes = 4096;
 
@@ -120,7 +120,7 @@ std::optional<FrameHeader> parse_frame_header(std::string_view bytes, uint64_t m
   auto type = reader.number<uint32_t>();
   auto body_bytes = reader.number<uint64_t>();
   bool is_known = type >= static_cast<uint32_t>(FrameType::kHello) &&
-                  type <= static_cast<uint32_t>(FrameType::kGiveUp);
+                  type <= static_cast<uint32_t>(FrameType::kLost);
   if (!reader.is_complete() || magic != kMagic || !is_known || body_bytes > max_body_bytes) {
     return std::nullopt;
   }
@@ -197,36 +197,28 @@ std::optional<RoundResult> parse_result(std::string_view body) {
   return result;
 }
 
-std::string number_body(uint64_t number) {
-  return Writer().number<uint64_t>(number).take();
+std::string give_up_body(const GiveUp& give_up) {
+  return Writer().number<uint64_t>(give_up.round).number<uint64_t>(give_up.waited_ms).take();
 }
 
-std::optional<uint64_t> parse_number(std::string_view body) {
+std::optional<GiveUp> parse_give_up(std::string_view body) {
   Reader reader(body);
-  auto number = reader.number<uint64_t>();
+  GiveUp give_up;
+  give_up.round = reader.number<uint64_t>();
+  give_up.waited_ms = reader.number<uint64_t>();
   if (!reader.is_complete()) return std::nullopt;
-  return number;
+  return give_up;
 }
 
-std::string missing_body(const MissingRanks& missing) {
-  Writer writer;
-  writer.number<uint64_t>(missing.round);
-  writer.number<uint32_t>(static_cast<uint32_t>(missing.world_ranks.size()));
-  for (int rank : missing.world_ranks) writer.number<uint32_t>(static_cast<uint32_t>(rank));
-  return writer.take();
+std::string lost_body(int world_rank) {
+  return Writer().number<uint64_t>(static_cast<uint64_t>(world_rank)).take();
 }
 
-std::optional<MissingRanks> parse_missing(std::string_view body) {
+std::optional<int> parse_lost(std::string_view body) {
   Reader reader(body);
-  MissingRanks missing;
-  missing.round = reader.number<uint64_t>();
-  auto count = reader.number<uint32_t>();
-  if (count > reader.num_left() / sizeof(uint32_t)) return std::nullopt;
-  for (uint32_t i = 0; i < count; ++i) {
-    missing.world_ranks.push_back(static_cast<int>(reader.number<uint32_t>()));
-  }
-  if (!reader.is_complete()) return std::nullopt;
-  return missing;
+  auto rank = reader.number<uint64_t>();
+  if (!reader.is_complete() || rank > std::numeric_limits<int>::max()) return std::nullopt;
+  return static_cast<int>(rank);
 }
 
 }  // namespace lockstep

@@ -3,16 +3,14 @@
 // limits checked before memory is taken. Pure: knows no sockets. What is parsed here may come from
 // a stranger until a hello was accepted.
 //
-//   frame     u32 magic, u32 type, u64 body length, body
-//   hello     rank -> 0: u32 protocol version, u32 rank, u8[32] token          the first frame of a
-//   connection welcome   0 -> rank: u8[32] reply token                                     rank 0
-//   proves that it knows the job arrive    rank -> 0: u64 round, u8 is_last, text what, text
-//   message result    0 -> rank: u64 round, u8 status code, text error, u32 n, n texts ask rank ->
-//   0: u64 round                                              who is missing? (before a time-out)
-//   missing   0 -> rank: u64 round, u32 n, n * u32 rank
-//   lost      0 -> rank: u64 rank                                               its connection
-//   closed text is u64 length and that many bytes.
-//   give up   rank -> 0: u64 round                              its deadline has passed
+//   frame    u32 magic, u32 type, u64 body length, body
+//   hello    rank -> 0: u32 protocol version, u32 rank, u8[32] token; opens a connection
+//   welcome  0 -> rank: u8[32] reply token, by which rank 0 proves that it knows the job
+//   arrive   rank -> 0: u64 round, u8 is_last, text what, text message
+//   result   0 -> rank: u64 round, u8 status code, text error, u32 n, n texts
+//   give up  rank -> 0: u64 round, u64 ms that it waited; answered by the round's result
+//   lost     0 -> rank: u64 rank whose connection closed
+//   text is u64 length and that many bytes.
 //   A round's number is its series (upper 32 bits) and its place in it.
 
 #include <array>
@@ -32,10 +30,8 @@ enum class FrameType : uint8_t {
   kWelcome,
   kArrive,
   kResult,
-  kAsk,
-  kMissing,
+  kGiveUp,
   kLost,
-  kGiveUp
 };
 
 using ControlToken = std::array<char, 32>;
@@ -85,9 +81,10 @@ struct RoundResult {
   Status status;
   std::vector<std::string> messages;
 };
-struct MissingRanks {
+/// A rank's deadline for a round has passed.
+struct GiveUp {
   uint64_t round = 0;
-  std::vector<int> world_ranks;
+  uint64_t waited_ms = 0;
 };
 
 // Bodies. The parsers give nothing when a body is not exactly what the table says.
@@ -99,9 +96,9 @@ std::string arrival_body(const Arrival& arrival);
 std::optional<Arrival> parse_arrival(std::string_view body);
 std::string result_body(const RoundResult& result);
 std::optional<RoundResult> parse_result(std::string_view body);
-std::string number_body(uint64_t number);  ///< ask: the round; lost: the rank
-std::optional<uint64_t> parse_number(std::string_view body);
-std::string missing_body(const MissingRanks& missing);
-std::optional<MissingRanks> parse_missing(std::string_view body);
+std::string give_up_body(const GiveUp& give_up);
+std::optional<GiveUp> parse_give_up(std::string_view body);
+std::string lost_body(int world_rank);
+std::optional<int> parse_lost(std::string_view body);
 
 }  // namespace lockstep

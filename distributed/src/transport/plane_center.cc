@@ -125,13 +125,7 @@ void PlaneCenter::receive(int rank, FrameType type, const std::string& body) {
   if (type == FrameType::kArrive) {
     if (auto arrival = parse_arrival(body)) return arrive_from(rank, std::move(*arrival));
   } else if (type == FrameType::kGiveUp) {
-    if (auto round = parse_number(body)) return give_up_for(rank, *round);
-  } else if (type == FrameType::kAsk) {
-    if (auto round = parse_number(body)) {
-      peers_[static_cast<size_t>(rank)]->send(
-          shared_frame(FrameType::kMissing, missing_body({*round, missing_from(*round)})));
-      return;
-    }
+    if (auto give_up = parse_give_up(body)) return end_series(*give_up);
   }
   lose(rank);
 }
@@ -185,29 +179,20 @@ void PlaneCenter::enter_series(uint64_t round) {
   given_up_ = Status::ok();
 }
 
-void PlaneCenter::give_up_for(int rank, uint64_t round) {
-  if (series_of(round) != series_of(num_rounds_done_) || !given_up_.is_ok()) return;
-  const std::vector<int> missing = missing_from(round);
-  given_up_ = timeout_error(missing.empty() ? cat("rank ", rank, " gave up waiting")
-                                            : cat(ranks_text(missing), " did not arrive in time"));
+void PlaneCenter::end_series(const GiveUp& give_up) {
+  auto it = rounds_.find(give_up.round);
+  // Whoever gives a round up has arrived in it: one that isn't open has a result, which was sent.
+  if (it == rounds_.end()) return;
+  given_up_ = timeout_error(cat(ranks_text(it->second.missing()), " did not arrive within ",
+                                fixed(static_cast<double>(give_up.waited_ms) / 1e3, 3), " s"));
   end_rounds(given_up_);
-}
-
-std::vector<int> PlaneCenter::missing_from(uint64_t round) const {
-  auto it = rounds_.find(round);
-  if (it != rounds_.end()) return it->second.missing();
-  return round < num_rounds_done_ ? std::vector<int>{} : GatherRound(world_size_).missing();
-}
-
-void PlaneCenter::ask(uint64_t round) {
-  inbox_.set_missing({round, missing_from(round)});
 }
 
 void PlaneCenter::lose(int rank) {
   auto& lost = peers_[static_cast<size_t>(rank)];
   if (!lost || is_closing_) return;
   std::exchange(lost, nullptr)->close();
-  auto frame = shared_frame(FrameType::kLost, number_body(static_cast<uint64_t>(rank)));
+  auto frame = shared_frame(FrameType::kLost, lost_body(rank));
   for (auto& peer : peers_) {
     if (peer) peer->send(frame);
   }

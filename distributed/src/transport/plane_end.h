@@ -32,10 +32,9 @@ class PlaneEnd {
  public:
   virtual ~PlaneEnd() = default;
   virtual void arrive(Arrival arrival) = 0;
-  /// Leads to PlaneInbox::set_missing.
-  virtual void ask(uint64_t round) = 0;
-  /// This rank's wait for `round` is over: so is that of all others in its series.
-  virtual void give_up(uint64_t round) = 0;
+  /// This rank's deadline for a round has passed: unless the round is complete, it is over for
+  /// everybody, and so is its series. Leads to the delivery of the round's result.
+  virtual void give_up(GiveUp give_up) = 0;
   /// Leads to PlaneInbox::set_drained once all that was sent is handed to the system.
   virtual void drain() = 0;
   virtual void close() = 0;
@@ -53,8 +52,7 @@ class PlaneCenter final : public PlaneEnd {
   std::vector<int> unconnected() const;
 
   void arrive(Arrival arrival) override { arrive_from(0, std::move(arrival)); }
-  void ask(uint64_t round) override;
-  void give_up(uint64_t round) override { give_up_for(0, round); }
+  void give_up(GiveUp give_up) override { end_series(give_up); }
   void drain() override;
   void close() override;
 
@@ -66,8 +64,7 @@ class PlaneCenter final : public PlaneEnd {
   void stop_listening();
   void receive(int rank, FrameType type, const std::string& body);
   void arrive_from(int rank, Arrival arrival);
-  std::vector<int> missing_from(uint64_t round) const;
-  void give_up_for(int rank, uint64_t round);
+  void end_series(const GiveUp& give_up);
   void enter_series(uint64_t round);
   void end_rounds(const Status& status);
   void answer(int rank, uint64_t round, const Status& status);
@@ -100,8 +97,7 @@ class PlaneSpoke final : public PlaneEnd {
   void connect() { try_endpoint(0); }
 
   void arrive(Arrival arrival) override;
-  void ask(uint64_t round) override;
-  void give_up(uint64_t round) override;
+  void give_up(GiveUp give_up) override;
   void drain() override;
   void close() override;
 

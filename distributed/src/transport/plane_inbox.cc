@@ -1,6 +1,7 @@
 #include "plane_inbox.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "lockstep/core/base/wait.h"
 #include "rank_names.h"
@@ -24,11 +25,6 @@ void PlaneInbox::deliver(RoundResult result) {
   const uint64_t round = result.round;
   results_.insert_or_assign(round, std::move(result));
   changed_.notify_all();
-}
-
-void PlaneInbox::set_missing(MissingRanks missing) {
-  std::lock_guard lock(mutex_);
-  missing_ = std::move(missing);
 }
 
 void PlaneInbox::lose(int world_rank) {
@@ -65,36 +61,25 @@ bool PlaneInbox::wait_until_drained(Deadline deadline) {
 }
 
 Result<std::vector<std::string>> PlaneInbox::wait_for(uint64_t round,
-                                                      const std::function<void()>& ask,
+                                                      const std::function<void()>& give_up,
                                                       Deadline deadline) {
-  const double ask_at_remaining_s = std::min(deadline.length_s() * 0.5, 2.0);
-  bool has_asked = false;
+  std::optional<Deadline> answer_by;
   Lock lock(mutex_);
   while (!results_.contains(round)) {
     LOCKSTEP_RETURN_IF_ERROR(failure_locked());
-    if (deadline.has_passed()) return timed_out(round, deadline);
-    double remaining_s = deadline.remaining_s();
-    if (!has_asked && remaining_s <= ask_at_remaining_s) {
-      has_asked = true;
-      ask();
+    if (!answer_by && deadline.has_passed()) {
+      answer_by = Deadline::after_s(kAnswerTimeS);
+      give_up();
+    } else if (answer_by && answer_by->has_passed()) {
+      return timeout_error(cat("rank 0 does not answer within ",
+                               fixed(deadline.length_s() + kAnswerTimeS, 3), " s"));
     }
-    wait_at_most(changed_, lock, has_asked ? remaining_s : remaining_s - ask_at_remaining_s);
+    wait_at_most(changed_, lock, answer_by.value_or(deadline).remaining_s());
   }
   RoundResult result = std::move(results_.at(round));
   results_.erase(results_.begin(), results_.upper_bound(round));
   LOCKSTEP_RETURN_IF_ERROR(result.status);
   return std::move(result.messages);
-}
-
-Status PlaneInbox::timed_out(uint64_t round, Deadline deadline) const {
-  std::string within = cat(" within ", fixed(deadline.length_s(), 3), " s");
-  if (!missing_ || missing_->round != round) {
-    return timeout_error(cat("rank 0 does not answer", within));
-  }
-  if (missing_->world_ranks.empty()) {
-    return timeout_error(cat("the answer of rank 0 did not come", within));
-  }
-  return timeout_error(cat(ranks_text(missing_->world_ranks), " did not arrive", within));
 }
 
 Status PlaneInbox::failure_locked() const {

@@ -1,6 +1,6 @@
 #pragma once
 // PlaneInbox: what the io thread of a TCP control plane has for the thread that calls it: results
-// of rounds, who is missing, who is lost. Thread-safety: any thread; it is the only state that the
+// of rounds, who is lost. Thread-safety: any thread; it is the only state that the
 // two threads share.
 
 #include <atomic>
@@ -8,7 +8,6 @@
 #include <functional>
 #include <map>
 #include <mutex>
-#include <optional>
 #include <vector>
 
 #include "control_protocol.h"
@@ -17,13 +16,15 @@
 
 namespace lockstep {
 
+/// How long rank 0 may take to say how a round ended that a rank gave up.
+inline constexpr double kAnswerTimeS = 2;
+
 class PlaneInbox {
  public:
   // From the io thread.
   void set_ready();
   void set_drained();
   void deliver(RoundResult result);
-  void set_missing(MissingRanks missing);
   /// The connection of `world_rank` closed without a shutdown: ends every wait, calls the callback.
   void lose(int world_rank);
   /// This rank's own end of the plane broke: ends every wait with `status`. The first one stays.
@@ -33,9 +34,10 @@ class PlaneInbox {
   /// False when the deadline passed first, or failure() says why it will not be.
   bool wait_until_ready(Deadline deadline);
   bool wait_until_drained(Deadline deadline);
-  /// The messages of `round`. Shortly before the deadline calls `ask`, whose answer set_missing()
-  /// names the absent. Errors: as ControlPlane::all_gather, without `what`.
-  Result<std::vector<std::string>> wait_for(uint64_t round, const std::function<void()>& ask,
+  /// The messages of `round`. At the deadline calls `give_up` and waits kAnswerTimeS more for what
+  /// rank 0 says of the round: it alone decides whether all had come, so that every rank leaves
+  /// with the same verdict. Errors: as ControlPlane::all_gather, without `what`.
+  Result<std::vector<std::string>> wait_for(uint64_t round, const std::function<void()>& give_up,
                                             Deadline deadline);
   /// kPeerFailure once a rank is lost; what fail() was told.
   Status failure() const;
@@ -47,7 +49,6 @@ class PlaneInbox {
   using Lock = std::unique_lock<std::mutex>;
   bool wait_for_flag(const bool& flag, Deadline deadline);
   Status failure_locked() const;
-  Status timed_out(uint64_t round, Deadline deadline) const;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
@@ -55,7 +56,6 @@ class PlaneInbox {
   bool is_drained_ = false;
   /// By round; what a frozen rank finds when it goes on may be more than one.
   std::map<uint64_t, RoundResult> results_;
-  std::optional<MissingRanks> missing_;
   std::vector<int> lost_;
   std::atomic<bool> has_lost_ = false;  ///< spares the lock to whoever polls lost_ranks()
   LossCallback callback_;

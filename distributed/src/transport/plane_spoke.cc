@@ -128,10 +128,8 @@ void PlaneSpoke::receive(FrameType type, const std::string& body) {
       is_closing_ = is_closing_ || (result->status.is_ok() && result->round == last_round_);
       return inbox_.deliver(std::move(*result));
     }
-  } else if (type == FrameType::kMissing) {
-    if (auto missing = parse_missing(body)) return inbox_.set_missing(std::move(*missing));
   } else if (type == FrameType::kLost) {
-    if (auto rank = parse_number(body)) return inbox_.lose(static_cast<int>(*rank));
+    if (auto rank = parse_lost(body)) return inbox_.lose(*rank);
   }
   connection_->close();
   inbox_.lose(0);
@@ -142,12 +140,8 @@ void PlaneSpoke::arrive(Arrival arrival) {
   if (connection_) connection_->send(shared_frame(FrameType::kArrive, arrival_body(arrival)));
 }
 
-void PlaneSpoke::ask(uint64_t round) {
-  if (connection_) connection_->send(shared_frame(FrameType::kAsk, number_body(round)));
-}
-
-void PlaneSpoke::give_up(uint64_t round) {
-  if (connection_) connection_->send(shared_frame(FrameType::kGiveUp, number_body(round)));
+void PlaneSpoke::give_up(GiveUp give_up) {
+  if (connection_) connection_->send(shared_frame(FrameType::kGiveUp, give_up_body(give_up)));
 }
 
 void PlaneSpoke::drain() {

@@ -87,13 +87,12 @@ Result<std::vector<std::string>> TcpControlPlane::gather(std::string_view what, 
   auto arrival =
       std::make_shared<Arrival>(Arrival{round, is_last, std::string(what), std::move(message)});
   asio::post(impl_->thread.io(), [this, arrival] { impl_->end->arrive(std::move(*arrival)); });
-  auto ask = [this, round] {
-    asio::post(impl_->thread.io(), [this, round] { impl_->end->ask(round); });
+  GiveUp give_up{round, static_cast<uint64_t>(deadline.length_s() * 1e3)};
+  auto when_over = [this, give_up] {
+    asio::post(impl_->thread.io(), [this, give_up] { impl_->end->give_up(give_up); });
   };
-  auto messages = impl_->inbox.wait_for(round, ask, deadline);
+  auto messages = impl_->inbox.wait_for(round, when_over, deadline);
   if (messages.is_ok()) return messages;
-  if (messages.status().code() == StatusCode::kTimeout)
-    asio::post(impl_->thread.io(), [this, round] { impl_->end->give_up(round); });
   failure_ = messages.status().with_context(what);
   return failure_;
 }

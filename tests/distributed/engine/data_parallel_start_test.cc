@@ -105,7 +105,7 @@ TEST(DataParallelStart, DifferentOptionsAreNamed) {
   EXPECT_THAT(start([](auto& o) { o.seed = 3; }), HasSubstr("rank 1 has 'seed 3'"));
   EXPECT_THAT(start([](auto& o) { o.bucket_mib = 2.5; }), HasSubstr("rank 1 has 'bucket_mib 2.5'"));
   EXPECT_THAT(start([](auto& o) { o.leaf_dtype = LeafDtype::kBf16; }),
-              HasSubstr("rank 1 has 'leaves rounded to bf16 1'"));
+              HasSubstr("rank 1 has 'leaves rounded to bf16 true'"));
   EXPECT_THAT(start([](auto& o) { o.leaf_micro_batches = 0; }),
               AllOf(HasSubstr("rank 1: "), HasSubstr("leaf_micro_batches (0)")));
   EXPECT_THAT(start([](auto& o) { o.bucket_mib = -1; }), HasSubstr("bucket_mib (-1)"));

@@ -29,8 +29,9 @@ class ControlPlane {
 
   /// Every rank's message, in rank order, on every rank. `what` names the wait in errors.
   /// Collective: all ranks, same order of calls; a rank that calls with another `what` is an error
-  /// on all. The first rank that gives up ends the series for all: those that come later get
-  /// kTimeout too. Errors: kTimeout naming the ranks that did not arrive, kPeerFailure naming the rank
+  /// on all. The first rank whose deadline passes ends the series for all: those that come later
+  /// get kTimeout too. Whether all had come by then is said by rank 0; a rank waits at most 2 s
+  /// beyond its deadline to hear it. Errors: kTimeout naming the ranks that did not arrive, kPeerFailure naming the rank
   /// whose connection closed. Cost: a gather to rank 0 and a broadcast from it. Requires: message
   /// of at most kMaxControlMessageBytes.
   virtual Result<std::vector<std::string>> all_gather(std::string_view what, std::string message,
