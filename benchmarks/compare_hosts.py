@@ -37,15 +37,19 @@ learning_rate = 0.001
 [eval]
 every_epochs = 0
 """
+MLP = '[model]\nname = "mlp"\nhidden = {hidden}\n[data]\nname = "csv"\npath = "{table}"\nlabel = "label"'
+# 49.1M parameters in one layer of 49M, and 50.4M in 13 layers of which 12 have 4.2M each.
+HIDDEN = {"mlp": [7000, 7000], "deep-mlp": [2048] * 13}
 # Model and data, and the memory format.
 MODELS = {
-    "mlp": ('[model]\nname = "mlp"\nhidden = [7000, 7000]\n[data]\nname = "csv"\npath = "{table}"\nlabel = "label"', "contiguous"),
+    **{name: (MLP, "contiguous") for name in HIDDEN},
     "convnet": ('[model]\nname = "convnet"\n[data]\nname = "fashion_mnist"', "channels_last"),
 }
 # name: (model, micro-batch, rate of the link or none for shared memory, steps to measure, steps before)
 CASES = {
     "mlp-shared-memory": ("mlp", 32, None, 12, 4),
     "mlp-1gbit": ("mlp", 32, "1gbit", 6, 2),
+    "deep-mlp-1gbit": ("deep-mlp", 32, "1gbit", 6, 2),
     "convnet-shared-memory": ("convnet", 64, None, 100, 20),
     "convnet-1gbit": ("convnet", 64, "1gbit", 60, 20),
     "convnet-1gbit-16": ("convnet", 16, "1gbit", 60, 20),
@@ -77,12 +81,12 @@ def lockstep(options, case, folder, bucket_mib=0):
     """Milliseconds of a step by the wall clock, and the share of it in which a rank only waited."""
     model, micro_batch, rate, steps, before = CASES[case]
     table, recipe = f"{folder}/table.csv", pathlib.Path(folder, "recipe.toml")
-    if model == "mlp":
+    if model in HIDDEN:
         subprocess.run([options.program, "data", "make-tabular", "--rows", "8000", "--features", "10", "--seed", "1", table],
                        check=True, stdout=subprocess.DEVNULL)
     tables, memory_format = MODELS[model]
-    recipe.write_text(RECIPE.format(model=tables.format(table=table), micro_batch=micro_batch, bucket_mib=bucket_mib,
-                                    memory_format=memory_format))
+    tables = tables.format(table=table, hidden=HIDDEN.get(model))
+    recipe.write_text(RECIPE.format(model=tables, micro_batch=micro_batch, bucket_mib=bucket_mib, memory_format=memory_format))
     hand_on = forwarded(["OMP_NUM_THREADS", *MALLOC]) if rate else []
     run(f"{case} lockstep", [*place(options, rate), *hand_on, str(options.program), "train", str(recipe), "--run-dir",
                              f"{folder}/run", "--stop-after", str(before + steps), "--set", "checkpoint.keep_latest=1"], {})
@@ -96,8 +100,9 @@ def ddp(options, case, best):
     model, micro_batch, rate, steps, before = CASES[case]
     environment = {"MASTER_ADDR": "10.91.7.1", "GLOO_SOCKET_IFNAME": "eth0"} if rate else {"GLOO_SOCKET_IFNAME": "lo"}
     hand_on = forwarded(["OMP_NUM_THREADS", *MALLOC, *environment]) if rate else []
-    out = run(f"{case} ddp", [*place(options, rate), *hand_on, sys.executable, str(ROOT / "benchmarks/peers/ddp.py"),
-                              "--model", model, "--micro-batch", str(micro_batch), "--warm-up", str(before), "--windows", "1",
+    network = ["--model", "mlp", "--hidden", *map(str, HIDDEN[model])] if model in HIDDEN else ["--model", model]
+    out = run(f"{case} ddp", [*place(options, rate), *hand_on, sys.executable, str(ROOT / "benchmarks/peers/ddp.py"), *network,
+                              "--micro-batch", str(micro_batch), "--warm-up", str(before), "--windows", "1",
                               "--steps", str(steps), *(["--best"] if best else ["--fused"])], environment)
     line = next(line for line in reversed(out.splitlines()) if line.startswith("{"))
     return micro_batch * 2 / json.loads(line)["images_per_s"] * 1e3

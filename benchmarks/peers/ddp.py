@@ -31,6 +31,7 @@ def options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, default=2, help="to start here; under mpirun it says how many")
     parser.add_argument("--model", choices=["convnet", "mlp"], default="convnet")
+    parser.add_argument("--hidden", type=int, nargs="+", default=[7000, 7000], help="widths of the MLP's hidden layers")
     parser.add_argument("--bucket-cap-mb", type=int, default=25, help="DDP's own default is 25")
     parser.add_argument("--micro-batch", type=int, default=64, help="images a rank works in a step")
     parser.add_argument("--warm-up", type=int, default=20, help="steps before the clock starts")
@@ -70,10 +71,12 @@ class ConvNet(torch.nn.Module):
         return self.fc2(x)
 
 
-def make_mlp():
-    """49,098,002 parameters; rows [n, 10] to logits [n, 2]."""
-    return torch.nn.Sequential(torch.nn.Linear(10, 7000), torch.nn.ReLU(), torch.nn.Linear(7000, 7000), torch.nn.ReLU(),
-                               torch.nn.Linear(7000, 2))
+def make_mlp(hidden):
+    """Rows [n, 10] to logits [n, 2]; with hidden layers of 7000 and 7000, 49,098,002 parameters."""
+    layers = []
+    for inputs, outputs in zip([10, *hidden], hidden):
+        layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers, torch.nn.Linear(hidden[-1], 2))
 
 
 def read_idx(path, header_bytes):
@@ -109,7 +112,7 @@ def rank_main(rank, chosen, port):
     torch.distributed.init_process_group(
         "gloo" if chosen.device == "cpu" else "nccl", init_method=f"tcp://{address}:{port}", rank=rank, world_size=chosen.ranks)
     images, labels = (values.to(device) for values in load(chosen))
-    net = make_mlp() if chosen.model == "mlp" else ConvNet(chosen.dropout)
+    net = make_mlp(chosen.hidden) if chosen.model == "mlp" else ConvNet(chosen.dropout)
     if chosen.channels_last and chosen.model == "convnet":
         net = net.to(memory_format=torch.channels_last)
     net = net.to(device)

@@ -97,9 +97,9 @@ void splits(ControlPlane& plane) {
 }
 
 /// For what fails because somebody does not come: long enough that a loaded machine's rank 0 still
-/// answers who it is that did not.
+/// says in its last quarter who it is that did not.
 Deadline passes_in_vain() {
-  return Deadline::after_s(2);
+  return Deadline::after_s(3);
 }
 
 /// A rank that comes late to what the others gave up meets none of their later calls.

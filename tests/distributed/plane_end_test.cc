@@ -72,7 +72,7 @@ TEST(PlaneInbox, ARoundThatIsGivenUpHasTheVerdictOfRank0) {
         if (!is_complete) inbox.deliver({7, timeout_error("rank 1 did not arrive"), {}});
       });
     };
-    auto messages = inbox.wait_for(7, give_up, Deadline::after_s(0.01));
+    auto messages = inbox.wait_for(7, give_up, Deadline::after_s(2));
     rank_0.join();
     EXPECT_EQ(messages.is_ok(), is_complete) << messages.status().to_string();
     if (!is_complete) {
@@ -85,8 +85,9 @@ TEST(PlaneInbox, NamesRank0WhenItSaysNothingOfARoundThatIsGivenUp) {
   PlaneInbox inbox;
   auto messages = inbox.wait_for(
       7, [] {}, Deadline::after_s(0.25));
+  EXPECT_EQ(messages.status().code(), StatusCode::kTimeout);
   EXPECT_EQ(messages.status().to_string(),
-            timeout_error("rank 0 does not answer within 2.250 s").to_string());
+            timeout_error("rank 0 does not answer within 0.250 s").to_string());
 }
 
 TEST(PlaneThread, AnExceptionEndsThePlaneAndNotTheProcess) {

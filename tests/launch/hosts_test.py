@@ -10,10 +10,11 @@ CANNOT = 77
 
 
 class Hosts(runs.Case):
-    def on_hosts(self, num_hosts, rate, *arguments):
-        """One rank on each of so many hosts; what it wrote on standard error."""
-        done = runs.subprocess.run([str(HOSTS), "--hosts", str(num_hosts), "--rate", rate, "--", "mpirun", "-n", str(num_hosts),
-                                    runs.LOCKSTEP, *map(str, arguments)], env=runs.environment(), cwd=self.folder,
+    def on_hosts(self, num_hosts, rate, *arguments, ranks_per_host=1):
+        """So many ranks on each of so many hosts; what they wrote on standard error."""
+        hosts = [str(HOSTS), "--hosts", str(num_hosts), "--slots", str(ranks_per_host), "--rate", rate]
+        mpirun = ["mpirun", "-n", str(num_hosts * ranks_per_host), runs.LOCKSTEP]
+        done = runs.subprocess.run([*hosts, "--", *mpirun, *map(str, arguments)], env=runs.environment(), cwd=self.folder,
                                    stdout=runs.subprocess.PIPE, stderr=runs.subprocess.PIPE, text=True, timeout=runs.TIMEOUT_S)
         if done.returncode == CANNOT:
             self.skipTest(done.stderr)
@@ -23,11 +24,12 @@ class Hosts(runs.Case):
     def test_parameters_and_checkpoints_are_those_of_one_host(self):
         recipe = self.recipe(runs.MLP)
         expected = self.train(1, recipe)["state_digest"]
-        for num_hosts, first, then in ((2, 4, 3), (3, 5, 2)):
+        for num_hosts, first, then, ranks_per_host in ((2, 4, 3, 1), (3, 5, 2, 2)):
             run, report = self.path(f"run-{num_hosts}"), self.path(f"report-{num_hosts}.json")
             told = self.on_hosts(num_hosts, "1gbit", "train", recipe, "--run-dir", run, "--stop-after", first)
             self.assertIn(f"{num_hosts} ranks on {num_hosts} hosts", told)
-            self.on_hosts(then, "none", "train", recipe, "--run-dir", run, "--report", report)
+            told = self.on_hosts(then, "none", "train", recipe, "--run-dir", run, "--report", report, ranks_per_host=ranks_per_host)
+            self.assertIn(f"{then * ranks_per_host} ranks on {then} hosts", told)
             report = json.loads(pathlib.Path(report).read_text(encoding="utf-8"))
             self.assertEqual((report["first_step"], report["state_digest"]), (first, expected))
 

@@ -18,23 +18,13 @@ double sum_of_squares_of(std::span<const T> values) {
 
 template <typename T>
 void block_sums(std::span<const T> values, std::span<double> out) {
+  LOCKSTEP_CHECK(out.size() == (values.size() + kBlockElems - 1) / kBlockElems, values.size(),
+                 " elements but room for the sums of ", out.size(), " blocks");
   for (double& sum : out) {
     const size_t size = std::min<size_t>(kBlockElems, values.size());
     sum = sum_of_squares_of(values.first(size));
     values = values.subspan(size);
   }
-}
-
-template <typename T>
-void block_sums(const FlatSpace& space, BlockRun run, std::span<const T> values,
-                std::span<double> out) {
-  const ElemRun elems = space.elems_of(run);
-  LOCKSTEP_CHECK(static_cast<int64_t>(values.size()) == elems.num_elems(), "blocks [", run.first,
-                 ", ", run.end, ") of ", space.name, " have ", elems.num_elems(),
-                 " elements, found ", values.size());
-  LOCKSTEP_CHECK(static_cast<int64_t>(out.size()) == run.num_blocks(), run.num_blocks(),
-                 " blocks but room for ", out.size(), " sums");
-  block_sums(values, out);
 }
 
 // Node (depth, index) of the reduction tree (tree.h) with the blocks as leaves.
@@ -53,18 +43,6 @@ double sum_of_squares(std::span<const float> values) {
 }
 double sum_of_squares(std::span<const double> values) {
   return sum_of_squares_of(values);
-}
-
-void block_sums_of_squares(const FlatSpace& space, BlockRun run,
-                           std::span<const float> values_of_the_run,
-                           std::span<double> out_per_block) {
-  block_sums(space, run, values_of_the_run, out_per_block);
-}
-
-void block_sums_of_squares(const FlatSpace& space, BlockRun run,
-                           std::span<const double> values_of_the_run,
-                           std::span<double> out_per_block) {
-  block_sums(space, run, values_of_the_run, out_per_block);
 }
 
 void block_sums_of_squares(std::span<const float> values, std::span<double> out_per_block) {

@@ -1,12 +1,19 @@
 #include "plane_inbox.h"
 
 #include <algorithm>
-#include <optional>
 
 #include "lockstep/core/base/wait.h"
 #include "rank_names.h"
 
 namespace lockstep {
+namespace {
+
+/// Of the time that is left, for rank 0 to say how a round ended that a rank gave up; and at most
+/// so long.
+constexpr double kAnswerShare = 0.25;
+constexpr double kMaxAnswerTimeS = 2;
+
+}  // namespace
 
 void PlaneInbox::set_ready() {
   std::lock_guard lock(mutex_);
@@ -63,18 +70,21 @@ bool PlaneInbox::wait_until_drained(Deadline deadline) {
 Result<std::vector<std::string>> PlaneInbox::wait_for(uint64_t round,
                                                       const std::function<void()>& give_up,
                                                       Deadline deadline) {
-  std::optional<Deadline> answer_by;
+  const double answer_time_s = std::min(deadline.remaining_s() * kAnswerShare, kMaxAnswerTimeS);
+  bool has_given_up = false;
   Lock lock(mutex_);
   while (!results_.contains(round)) {
     LOCKSTEP_RETURN_IF_ERROR(failure_locked());
-    if (!answer_by && deadline.has_passed()) {
-      answer_by = Deadline::after_s(kAnswerTimeS);
-      give_up();
-    } else if (answer_by && answer_by->has_passed()) {
-      return timeout_error(cat("rank 0 does not answer within ",
-                               fixed(deadline.length_s() + kAnswerTimeS, 3), " s"));
+    if (deadline.has_passed()) {
+      if (!has_given_up) give_up();
+      return timeout_error(
+          cat("rank 0 does not answer within ", fixed(deadline.length_s(), 3), " s"));
     }
-    wait_at_most(changed_, lock, answer_by.value_or(deadline).remaining_s());
+    if (!has_given_up && deadline.remaining_s() <= answer_time_s) {
+      has_given_up = true;
+      give_up();
+    }
+    wait_at_most(changed_, lock, deadline.remaining_s() - (has_given_up ? 0 : answer_time_s));
   }
   RoundResult result = std::move(results_.at(round));
   results_.erase(results_.begin(), results_.upper_bound(round));

@@ -16,9 +16,6 @@
 
 namespace lockstep {
 
-/// How long rank 0 may take to say how a round ended that a rank gave up.
-inline constexpr double kAnswerTimeS = 2;
-
 class PlaneInbox {
  public:
   // From the io thread.
@@ -34,9 +31,9 @@ class PlaneInbox {
   /// False when the deadline passed first, or failure() says why it will not be.
   bool wait_until_ready(Deadline deadline);
   bool wait_until_drained(Deadline deadline);
-  /// The messages of `round`. At the deadline calls `give_up` and waits kAnswerTimeS more for what
-  /// rank 0 says of the round: it alone decides whether all had come, so that every rank leaves
-  /// with the same verdict. Errors: as ControlPlane::all_gather, without `what`.
+  /// The messages of `round`. Shortly before the deadline calls `give_up` and waits for what rank 0
+  /// then says of the round: it alone decides whether all had come, so that every rank leaves with
+  /// the same verdict. Errors: as ControlPlane::all_gather, without `what`.
   Result<std::vector<std::string>> wait_for(uint64_t round, const std::function<void()>& give_up,
                                             Deadline deadline);
   /// kPeerFailure once a rank is lost; what fail() was told.

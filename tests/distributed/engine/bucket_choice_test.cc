@@ -85,7 +85,7 @@ TEST(BucketChoice, ARankThatFailsFailsAll) {
         if (world.world_rank() == 1) world.communicator().abort("a test");
         verdicts[world.world_rank()] =
             measure_exchange(world.communicator(), world.control_plane(), host_device(), {},
-                             Deadline::after_s(10))
+                             Deadline::after_s(3))
                 .status();
         return Status::ok();
       },

@@ -29,11 +29,11 @@ class ControlPlane {
 
   /// Every rank's message, in rank order, on every rank. `what` names the wait in errors.
   /// Collective: all ranks, same order of calls; a rank that calls with another `what` is an error
-  /// on all. The first rank whose deadline passes ends the series for all: those that come later
-  /// get kTimeout too. Whether all had come by then is said by rank 0; a rank waits at most 2 s
-  /// beyond its deadline to hear it. Errors: kTimeout naming the ranks that did not arrive, kPeerFailure naming the rank
-  /// whose connection closed. Cost: a gather to rank 0 and a broadcast from it. Requires: message
-  /// of at most kMaxControlMessageBytes.
+  /// on all. The first rank whose time is up ends the series for all: those that come later get
+  /// kTimeout too. Whether all had come is said by rank 0 alone, the same to every rank; the last
+  /// quarter of the time, at most 2 s, is left for that. Errors: kTimeout naming the ranks that did
+  /// not arrive, kPeerFailure naming the rank whose connection closed. Cost: a gather to rank 0 and
+  /// a broadcast from it. Requires: message of at most kMaxControlMessageBytes.
   virtual Result<std::vector<std::string>> all_gather(std::string_view what, std::string message,
                                                       Deadline deadline) = 0;
   /// Leaves behind what came before, be it finished or given up: later calls meet only calls of the

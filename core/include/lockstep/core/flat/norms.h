@@ -14,18 +14,8 @@ namespace lockstep {
 double sum_of_squares(std::span<const float> values);
 double sum_of_squares(std::span<const double> values);
 
-/// One sum for each block of the run. Shapes: `values_of_the_run` is exactly space.elems_of(run);
-/// `out_per_block` has run.num_blocks() entries. T is float or double and the space's dtype (other
-/// dtypes: convert first).
-void block_sums_of_squares(const FlatSpace& space, BlockRun run,
-                           std::span<const float> values_of_the_run,
-                           std::span<double> out_per_block);
-void block_sums_of_squares(const FlatSpace& space, BlockRun run,
-                           std::span<const double> values_of_the_run,
-                           std::span<double> out_per_block);
-
-/// The same over `values` from the start of a block on. Shapes: out_per_block has an entry for each
-/// block that they reach.
+/// One sum for each block of `values`, which begin at the start of a block. Shapes: out_per_block
+/// has ceil(values.size() / kBlockElems) entries; another number is a UsageError.
 void block_sums_of_squares(std::span<const float> values, std::span<double> out_per_block);
 void block_sums_of_squares(std::span<const double> values, std::span<double> out_per_block);
 
