@@ -47,9 +47,9 @@ MODELS = {
 }
 # name: (model, micro-batch, rate of the link or none for shared memory, steps to measure, steps before)
 CASES = {
-    "mlp-shared-memory": ("mlp", 32, None, 12, 4),
-    "mlp-1gbit": ("mlp", 32, "1gbit", 6, 2),
-    "deep-mlp-1gbit": ("deep-mlp", 32, "1gbit", 6, 2),
+    "mlp-shared-memory": ("mlp", 32, None, 12, 6),
+    "mlp-1gbit": ("mlp", 32, "1gbit", 8, 6),
+    "deep-mlp-1gbit": ("deep-mlp", 32, "1gbit", 8, 6),
     "convnet-shared-memory": ("convnet", 64, None, 100, 20),
     "convnet-1gbit": ("convnet", 64, "1gbit", 60, 20),
     "convnet-1gbit-16": ("convnet", 16, "1gbit", 60, 20),
