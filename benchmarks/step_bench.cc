@@ -17,6 +17,7 @@
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/environment.h"
 #include "lockstep/core/model/convnet.h"
+#include "lockstep/core/model/tensor_memory.h"
 #include "lockstep/distributed/sharded_optimizer.h"
 
 namespace lockstep {
@@ -116,7 +117,7 @@ double turn_ms(Loop& loop) {
 }
 
 void run(int64_t micro_batch, int64_t num_micro_batches, int rounds, const std::string& wanted) {
-  keep_freed_memory();
+  keep_tensor_memory();
   World world = World::solo({});
   const auto accelerator = open_accelerator(world, {.wanted = wanted}).value();
   const std::string device(accelerator != nullptr ? accelerator->name() : "cpu");

@@ -2,8 +2,8 @@
 
 #include <exception>
 
-#include "lockstep/core/base/environment.h"
 #include "lockstep/core/base/text.h"
+#include "lockstep/core/model/tensor_memory.h"
 
 namespace lockstep {
 namespace {
@@ -23,7 +23,7 @@ Result<ExitCode> run_body(World& world, const std::function<Result<ExitCode>(Wor
 
 int run_ranks(int argc, char** argv, const std::function<Result<ExitCode>(World&)>& body) {
   install_stop_signals();  // joining takes a while, and a stop may come meanwhile
-  keep_freed_memory();
+  keep_tensor_memory();
   LogOptions log_options;
   log_options.level = LogLevel::kInfo;
   Log log(log_options);

@@ -10,6 +10,7 @@
 #include "lockstep/core/base/file_system.h"
 #include "lockstep/core/base/quantile.h"
 #include "lockstep/core/base/text.h"
+#include "lockstep/core/model/tensor_memory.h"
 #include "lockstep/distributed/agreement.h"
 #include "lockstep/distributed/random.h"
 #include "lockstep/launch/lifecycle.h"
@@ -232,10 +233,10 @@ Result<Trainer> Trainer::make(World& world, TrainerParts parts, const TrainerOpt
   LOCKSTEP_ASSIGN_OR_RETURN(
       impl->accelerator,
       open_accelerator(world, {impl->parts.recipe.train().device, options.may_share_gpu}));
-  release_freed_memory();
+  release_tensor_memory();
   impl->resident_before = resident_bytes().value_or(0);
   LOCKSTEP_RETURN_IF_ERROR(impl->make_model());
-  release_freed_memory();
+  release_tensor_memory();
   impl->keeper = std::make_unique<CheckpointKeeper>(
       *impl->parallel, *impl->optimizer, impl->checkpointer ? &*impl->checkpointer : nullptr,
       impl->log, impl->parts.recipe, impl->parts.schema, impl->sampler->steps_per_epoch());
@@ -445,7 +446,7 @@ Result<std::vector<RankMemory>> Trainer::Impl::gather_memory() {
   mine.predicted = parallel->memory();
   mine.predicted.optimizer_bytes = optimizer->state_bytes();
   mine.staging_bytes = keeper->staging_bytes();
-  release_freed_memory();
+  release_tensor_memory();
   if (auto now = resident_bytes(); now && *now > resident_before)
     mine.measured_bytes = *now - resident_before;
   static_assert(std::is_trivially_copyable_v<RankMemory>);
