@@ -53,6 +53,16 @@ def check(is_true, what):
         raise Failed(what)
 
 
+def end_session(session):
+    """Kills all processes of a session: mpirun gives each of its ranks a process group of its own."""
+    for entry in pathlib.Path("/proc").iterdir():
+        try:
+            if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[3]) == session:
+                os.kill(int(entry.name), signal.SIGKILL)
+        except (OSError, ValueError, IndexError):
+            continue
+
+
 class Suite:
     def __init__(self, chosen):
         self.bin = pathlib.Path(chosen.bin)
@@ -93,7 +103,7 @@ class Suite:
             try:
                 code = process.wait(timeout=min(timeout_s, self.left_s()))
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+                end_session(process.pid)
                 process.wait()
                 raise Failed(f"{name}: not done within {time.monotonic() - begin:.0f} s; {log.name}") from None
         text = log.read_text(errors="replace")
@@ -143,7 +153,8 @@ class Suite:
         digests = {}
         for ranks in (1, 2, 4):
             text = self.run(f"ranks-{ranks}", self.ranks(ranks, [self.tests / "gpu_test",
-                                                                 "--gtest_filter=Nccl*:GpuWorld*:GpuTree*:GpuTraining*"]))
+                                                                 "--gtest_filter=*NcclConformance*:GpuWorld*:GpuTree*:GpuTraining*"]))
+            check("NcclConformance.Holds/" in text, "NCCL's conformance suite was not run")
             lines = sorted(line for line in text.splitlines() if line.startswith("digest "))
             check(len(lines) == 2, f"{ranks} ranks printed {len(lines)} digests")
             digests[ranks] = lines
@@ -201,9 +212,8 @@ class Suite:
         except subprocess.TimeoutExpired:
             raise Failed(f"{name}: the others had not ended after 60 s") from None
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            end_session(process.pid)
+            process.wait()
         text = log.read_text(errors="replace")
         check(process.returncode != 0, f"{name}: the job said that all was well")
         check("rank 1" in text, f"{name}: nobody names rank 1")
@@ -231,15 +241,16 @@ class Suite:
         tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
         if not pathlib.Path(tool).exists():
             return "not run: no compute-sanitizer on this machine"
-        for check_name in ("memcheck", "racecheck"):
+        for check_name in ("memcheck", "initcheck", "synccheck"):
             self.run(f"sanitizer-{check_name}", [tool, "--tool", check_name, "--error-exitcode", "99", self.tests / "gpu_test",
-                                                 "--gtest_filter=GpuKernels/0.*"], timeout_s=150)
+                                                 "--gtest_filter=GpuKernels*:GpuBf16*"], timeout_s=150)
         return None
 
     def bench(self):
-        self.figures["step"] = json.loads(self.run("bench-step", [self.bin / "step_bench", "--device", "cuda"]))
+        text = self.run("bench-step", [self.bin / "step_bench", "--device", "cuda"])
+        self.figures["step"] = json.loads(text[text.index("{"):text.rindex("}") + 1])
         text = self.run("bench-gpu", [self.bin / "gpu_bench", "--dir", self.out / "bench"], timeout_s=180)
-        self.figures["gpu"] = json.loads(text[text.index("{"):])
+        self.figures["gpu"] = json.loads(text[text.index("{"):text.rindex("}") + 1])
         shutil.rmtree(self.out / "bench", ignore_errors=True)
         text = self.run("bench-collectives", self.ranks(2, [self.bin / "lockstep", "bench", "collectives", "--device", "cuda",
                                                             "--share-gpu", "--rounds", "5"]), timeout_s=120)

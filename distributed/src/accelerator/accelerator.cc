@@ -71,7 +71,14 @@ Result<std::shared_ptr<Accelerator>> open_accelerator(World& world,
       world.log().warn(cat("training on the processor: ", found.message()));
     return std::shared_ptr<Accelerator>();
   }
-  if (!options.may_share) LOCKSTEP_RETURN_IF_ERROR(check_sharing(world, candidate->gpu, deadline));
+  if (!options.may_share) {
+    const Status own = check_sharing(world, candidate->gpu, deadline);
+    if (own.code() == StatusCode::kInvalidArgument && options.wanted == "auto") {
+      world.log().warn(cat("training on the processor: ", own.message()));
+      return std::shared_ptr<Accelerator>();
+    }
+    LOCKSTEP_RETURN_IF_ERROR(own);
+  }
   Result<std::shared_ptr<Accelerator>> opened =
       candidate->library->open(candidate->index, world.log());
   LOCKSTEP_RETURN_IF_ERROR(plane.vote("opening the GPUs", opened.status(), deadline));

@@ -1,11 +1,13 @@
 // The two functions that the library gives to whoever loads it (cuda_library.h), and what they
 // stand for.
+#include <ATen/Context.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <cuda_runtime_api.h>
 
 #include "cuda_device.h"
 #include "cuda_library.h"
+#include "lockstep/core/base/caught.h"
 #include "lockstep/core/base/text.h"
 
 namespace lockstep::cuda {
@@ -64,10 +66,12 @@ class Library final : public CudaLibrary {
 
   Result<std::shared_ptr<Accelerator>> open(int index, const Log& log) const override {
     try {
+      // LibTorch's allocator of GPU memory wants this before the first allocation that is not a tensor's.
+      at::globalContext().lazyInitDevice(c10::DeviceType::CUDA);
       c10::cuda::set_device(static_cast<c10::DeviceIndex>(index));
       return std::shared_ptr<Accelerator>(std::make_shared<CudaDevice>(index, log));
     } catch (const std::exception& error) {
-      return unsupported_error(cat("cuda:", index, " can't be used: ", error.what()));
+      return status_of(error).with_context(cat("cuda:", index, " can't be used"));
     }
   }
 };

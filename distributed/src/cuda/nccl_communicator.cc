@@ -11,6 +11,7 @@
 #include <thread>
 #include <utility>
 
+#include "lockstep/core/base/caught.h"
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/environment.h"
 #include "lockstep/core/base/text.h"
@@ -313,7 +314,7 @@ Result<std::unique_ptr<Communicator>> connect_nccl(World& world, CudaQueue& queu
   // A rank that waited in vain until the deadline still has to tell the others.
   const Deadline verdict = Deadline::after_s(2 * deadline.remaining_s());
   LOCKSTEP_RETURN_IF_ERROR(world.control_plane().vote(
-      "connecting the GPUs", communicator->connect(id, deadline), verdict));
+      "connecting the GPUs", caught([&] { return communicator->connect(id, deadline); }), verdict));
   return std::unique_ptr<Communicator>(std::move(communicator));
 }
 

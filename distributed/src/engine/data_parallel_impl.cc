@@ -30,6 +30,12 @@ constexpr double kTurnS = 1e-3;
 }  // namespace
 
 DataParallel::Impl::~Impl() {
+  if (is_on_device() && gate != nullptr && phase == Phase::kIdle && comm_status.is_ok()) {
+    // The module lives on and may be used: its parameters are to be those of the last step, and
+    // nothing of ours may go while an exchange works in it.
+    gate->pass_marks();
+    data_communicator().settle("parameters of the last step", deadline()).ignore();
+  }
   if (worker == nullptr || worker->is_idle()) return;
   if (phase == Phase::kAccumulating) {
     // An exception passes through a step: its peers must not keep the thread waiting.
@@ -266,9 +272,11 @@ Status DataParallel::Impl::broadcast(std::span<std::byte> bytes, int root, std::
 Status DataParallel::Impl::settle_exchanges() {
   if (!is_on_device() || !comm_status.is_ok()) return comm_status;
   const QueueMark computed = device.compute().mark();
-  LOCKSTEP_RETURN_IF_ERROR(device.compute().settle("compute of a step", deadline()));
-  comm_status = data_communicator().settle(cat("exchanges of step ", step), deadline());
+  const Deadline until = deadline();
+  // The communicator first: it alone notices a peer that is gone, for which compute may wait too.
+  comm_status = data_communicator().settle(cat("exchanges of step ", step), until);
   LOCKSTEP_RETURN_IF_ERROR(comm_status);
+  LOCKSTEP_RETURN_IF_ERROR(device.compute().settle("compute of a step", until));
   DeviceQueue& queue = device.communication();
   for (const auto& [begin, end] : exchange_marks) communication_ms += queue.ms_between(begin, end);
   if (!exchange_marks.empty())

@@ -97,6 +97,8 @@ TEST(Caught, TellsWhatAnExceptionMeans) {
   EXPECT_EQ(code_of(std::runtime_error("DefaultCPUAllocator: can't allocate memory: you tried to "
                                        "allocate 8 bytes.\nException raised from f")),
             StatusCode::kResourceExhausted);
+  EXPECT_EQ(code_of(std::runtime_error("CUDA out of memory. Tried to allocate 8.00 GiB. GPU 0 has")),
+            StatusCode::kResourceExhausted);
   EXPECT_EQ(code_of(std::runtime_error("other")), StatusCode::kInternal);
   EXPECT_EQ(code_of(UsageError("mine")), StatusCode::kInvalidArgument);
   EXPECT_EQ(code_of(3), StatusCode::kInternal);
