@@ -22,13 +22,12 @@ SIZES_MIB = [0.07, 0.125, 0.25, 0.5, 1, 2, 8]
 
 
 def compare(options, rate):
-    compare_hosts.CASES[rate] = RATES[rate]
     ms = {size: [] for size in [0, *SIZES_MIB]}
     for number in range(options.rounds):
         sizes = list(ms)[number % len(ms):] + list(ms)[:number % len(ms)]
         for size in sizes:
             with tempfile.TemporaryDirectory() as folder:
-                ms[size].append(compare_hosts.lockstep(options, rate, folder, bucket_mib=size)[0])
+                ms[size].append(compare_hosts.lockstep(options, RATES[rate], folder, bucket_mib=size)[0])
             print(f"{rate} round {number + 1} {size or 'chosen'} MiB: {ms[size][-1]:.2f} ms a step", flush=True)
     best = min(SIZES_MIB, key=lambda size: statistics.median(ms[size]))
     ratio = spread([chosen / other for chosen, other in zip(ms[0], ms[best])])

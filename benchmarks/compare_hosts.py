@@ -78,8 +78,9 @@ def forwarded(names):
 
 
 def lockstep(options, case, folder, bucket_mib=0):
-    """Milliseconds of a step by the wall clock, and the share of it in which a rank only waited."""
-    model, micro_batch, rate, steps, before = CASES[case]
+    """Milliseconds of a step of a case, one of CASES or alike, by the wall clock, and the share of it in which a rank only
+    waited."""
+    model, micro_batch, rate, steps, before = case
     table, recipe = f"{folder}/table.csv", pathlib.Path(folder, "recipe.toml")
     if model in HIDDEN:
         subprocess.run([options.program, "data", "make-tabular", "--rows", "8000", "--features", "10", "--seed", "1", table],
@@ -88,7 +89,7 @@ def lockstep(options, case, folder, bucket_mib=0):
     tables = tables.format(table=table, hidden=HIDDEN.get(model))
     recipe.write_text(RECIPE.format(model=tables, micro_batch=micro_batch, bucket_mib=bucket_mib, memory_format=memory_format))
     hand_on = forwarded(["OMP_NUM_THREADS", *MALLOC]) if rate else []
-    run(f"{case} lockstep", [*place(options, rate), *hand_on, str(options.program), "train", str(recipe), "--run-dir",
+    run("lockstep", [*place(options, rate), *hand_on, str(options.program), "train", str(recipe), "--run-dir",
                              f"{folder}/run", "--stop-after", str(before + steps), "--set", "checkpoint.keep_latest=1"], {})
     lines = [json.loads(line) for line in pathlib.Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if line["event"] == "step"][before - 1:before + steps]
@@ -97,11 +98,11 @@ def lockstep(options, case, folder, bucket_mib=0):
 
 
 def ddp(options, case, best):
-    model, micro_batch, rate, steps, before = CASES[case]
+    model, micro_batch, rate, steps, before = case
     environment = {"MASTER_ADDR": "10.91.7.1", "GLOO_SOCKET_IFNAME": "eth0"} if rate else {"GLOO_SOCKET_IFNAME": "lo"}
     hand_on = forwarded(["OMP_NUM_THREADS", *MALLOC, *environment]) if rate else []
     network = ["--model", "mlp", "--hidden", *map(str, HIDDEN[model])] if model in HIDDEN else ["--model", model]
-    out = run(f"{case} ddp", [*place(options, rate), *hand_on, sys.executable, str(ROOT / "benchmarks/peers/ddp.py"), *network,
+    out = run("ddp", [*place(options, rate), *hand_on, sys.executable, str(ROOT / "benchmarks/peers/ddp.py"), *network,
                               "--micro-batch", str(micro_batch), "--warm-up", str(before), "--windows", "1",
                               "--steps", str(steps), *(["--best"] if best else ["--fused"])], environment)
     line = next(line for line in reversed(out.splitlines()) if line.startswith("{"))
@@ -114,10 +115,10 @@ def compare(options, case):
         for name in list(ms) if number % 2 == 0 else list(reversed(ms)):
             if name == "lockstep":
                 with tempfile.TemporaryDirectory() as folder:
-                    took_ms, share = lockstep(options, case, folder)
+                    took_ms, share = lockstep(options, CASES[case], folder)
                 exposed.append(share)
             else:
-                took_ms = ddp(options, case, best=True)
+                took_ms = ddp(options, CASES[case], best=True)
             ms[name].append(took_ms)
             print(f"{case} round {number + 1} {name}: {took_ms:.1f} ms a step", flush=True)
     faster = spread([theirs / ours for ours, theirs in zip(ms["lockstep"], ms["ddp_best"])])

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Runs the parts of the GPU suite and writes what came of them. Started by tests/gpu.sh."""
 import argparse
+import contextlib
 import gzip
 import json
 import os
@@ -53,14 +54,21 @@ def check(is_true, what):
         raise Failed(what)
 
 
-def end_session(session):
-    """Kills all processes of a session: mpirun gives each of its ranks a process group of its own."""
+def processes_of(session):
+    """The folders below /proc of a session's processes."""
     for entry in pathlib.Path("/proc").iterdir():
         try:
             if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[3]) == session:
-                os.kill(int(entry.name), signal.SIGKILL)
+                yield entry
         except (OSError, ValueError, IndexError):
             continue
+
+
+def end_session(session):
+    """Kills all of it: mpirun gives each of its ranks a process group of its own."""
+    for entry in processes_of(session):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(entry.name), signal.SIGKILL)
 
 
 class Suite:
@@ -224,14 +232,13 @@ class Suite:
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline:
             if "starting from the beginning" in log.read_text(errors="replace"):
-                for entry in pathlib.Path("/proc").iterdir():
+                for entry in processes_of(job.pid):
                     try:
                         variables = (entry / "environ").read_bytes().split(b"\0")
                         name = (entry / "comm").read_text().strip()
-                        session = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[3])
-                    except (OSError, ValueError, IndexError):
+                    except OSError:
                         continue
-                    if name == "lockstep" and session == job.pid and b"OMPI_COMM_WORLD_RANK=1" in variables:
+                    if name == "lockstep" and b"OMPI_COMM_WORLD_RANK=1" in variables:
                         time.sleep(5)  # the first exchanges connect the GPUs
                         return int(entry.name)
             time.sleep(0.2)

@@ -75,14 +75,13 @@ Result<std::vector<std::string>> PlaneInbox::wait_for(uint64_t round,
   Lock lock(mutex_);
   while (!results_.contains(round)) {
     LOCKSTEP_RETURN_IF_ERROR(failure_locked());
-    if (deadline.has_passed()) {
-      if (!has_given_up) give_up();
-      return timeout_error(
-          cat("rank 0 does not answer within ", fixed(deadline.length_s(), 3), " s"));
-    }
     if (!has_given_up && deadline.remaining_s() <= answer_time_s) {
       has_given_up = true;
       give_up();
+    }
+    if (deadline.has_passed()) {
+      return timeout_error(
+          cat("rank 0 does not answer within ", fixed(deadline.length_s(), 3), " s"));
     }
     wait_at_most(changed_, lock, deadline.remaining_s() - (has_given_up ? 0 : answer_time_s));
   }

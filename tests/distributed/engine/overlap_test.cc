@@ -32,15 +32,19 @@ struct Outcome {
   uint64_t bytes_in_backward = 0, bytes_after_delay = 0;
 };
 
-Outcome train(World& world, CommSchedule schedule, std::chrono::milliseconds delay) {
-  torch::manual_seed(5);
-  StackNet net(kNumLayers);
+DataParallelOptions options_of(CommSchedule schedule) {
   DataParallelOptions options;
   options.micro_batches_per_step = 4;
   options.schedule = schedule;
   options.bucket_mib = 1e-3;  // a block
   options.timeout_s = 60;
-  auto parallel = DataParallel::make(world, *net, options).value();
+  return options;
+}
+
+Outcome train(World& world, CommSchedule schedule, std::chrono::milliseconds delay) {
+  torch::manual_seed(5);
+  StackNet net(kNumLayers);
+  auto parallel = DataParallel::make(world, *net, options_of(schedule)).value();
   ShardedOptimizerOptions adam;
   adam.optimizer.learning_rate = 0.01;
   auto optimizer = ShardedOptimizer::make(parallel, adam).value();
@@ -155,12 +159,7 @@ TORCH_MODULE(FanNet);
 std::string train_in_any_order(World& world, CommSchedule schedule, int num_steps) {
   torch::manual_seed(5);
   FanNet net(kNumLayers);
-  DataParallelOptions options;
-  options.micro_batches_per_step = 4;
-  options.schedule = schedule;
-  options.bucket_mib = 1e-3;  // a block
-  options.timeout_s = 60;
-  auto parallel = DataParallel::make(world, *net, options).value();
+  auto parallel = DataParallel::make(world, *net, options_of(schedule)).value();
   ShardedOptimizerOptions momentum;
   momentum.optimizer = {.name = "sgd", .learning_rate = 0.05, .momentum = 0.5};
   auto sgd = ShardedOptimizer::make(parallel, momentum).value();
@@ -201,10 +200,8 @@ TEST(Overlap, FailureInTheMiddleOfBackwardReachesEveryRank) {
   for (CommSchedule schedule : {CommSchedule::kInline, CommSchedule::kThread}) {
     torch::manual_seed(5);
     StackNet net(kNumLayers);
-    DataParallelOptions options;
+    DataParallelOptions options = options_of(schedule);
     options.micro_batches_per_step = world.world_size();
-    options.schedule = schedule;
-    options.bucket_mib = 1e-3;  // a block
     options.timeout_s = 30;
     auto parallel = DataParallel::make(world, *net, options).value();
     bool fails = world.world_rank() == world.world_size() - 1;
