@@ -87,8 +87,17 @@ Status BlockStream::read(const ShardReader& shard, const std::vector<ReadItem>& 
 
 Status BlockStream::hand_out(const ShardReader& shard, const std::vector<ReadItem>& items,
                              const Window& window, uint64_t bytes) const {
-  const std::span<const std::byte> buffer = buffers_[window.buffer].bytes();
   StateMemory* written = nullptr;  // all of a state are in the same
+  const Status handed = hand_out_blocks(shard, items, window, bytes, &written);
+  // Whatever came of it, nothing may still be under way out of the buffer.
+  const Status settled = written == nullptr ? Status::ok() : written->settle();
+  return handed.is_ok() ? settled : handed;
+}
+
+Status BlockStream::hand_out_blocks(const ShardReader& shard, const std::vector<ReadItem>& items,
+                                    const Window& window, uint64_t bytes,
+                                    StateMemory** written) const {
+  const std::span<const std::byte> buffer = buffers_[window.buffer].bytes();
   Cursor cursor{window.first_item, window.first_block};
   for (size_t i = 0; i < window.num_blocks; ++i, advance(items, &cursor)) {
     const ReadItem& item = items[cursor.item];
@@ -110,7 +119,7 @@ Status BlockStream::hand_out(const ShardReader& shard, const std::vector<ReadIte
       LOCKSTEP_RETURN_IF_ERROR(
           shard.check_hash(item.extent_index, cursor.block, xxh3_64(block)));
       item.memory->write(to, block);
-      written = item.memory;
+      *written = item.memory;
       continue;
     }
     // What is hashed is the copy that the tensor keeps.
@@ -119,7 +128,7 @@ Status BlockStream::hand_out(const ShardReader& shard, const std::vector<ReadIte
     if (!good.is_ok()) std::fill(to.begin(), to.end(), std::byte{0});  // no false byte stays
     LOCKSTEP_RETURN_IF_ERROR(good);
   }
-  return written == nullptr ? Status::ok() : written->settle();
+  return Status::ok();
 }
 
 Status BlockStream::verify(const ShardReader& shard) {

@@ -64,6 +64,8 @@ class BlockStream {
                      Cursor* cursor) const;
   Status hand_out(const ShardReader& shard, const std::vector<ReadItem>& items,
                   const Window& window, uint64_t bytes) const;
+  Status hand_out_blocks(const ShardReader& shard, const std::vector<ReadItem>& items,
+                         const Window& window, uint64_t bytes, StateMemory** written) const;
   Status make_buffers();
 
   FileSystem& fs_;

@@ -59,6 +59,7 @@ std::vector<KindRuns> runs_of(const StateSchema& schema, const std::vector<Index
 
 Status Staging::begin(const StateSchema& schema, const OwnedState& owned, uint64_t budget_bytes,
                       uint64_t piece_bytes) {
+  drop_ahead();
   slices_.clear();
   next_ = {};
   next_offset_ = 0;
@@ -111,6 +112,10 @@ uint64_t Staging::capacity_bytes() {
 }
 
 bool Staging::has_room() {
+  return ahead_.has_value() || has_buffer();
+}
+
+bool Staging::has_buffer() {
   std::lock_guard lock(mutex_);
   return !stopped_.is_ok() || !free_.empty() || buffers_.size() < max_buffers_;
 }
@@ -139,10 +144,21 @@ Result<size_t> Staging::free_buffer(Deadline deadline) {
 Status Staging::fill_next(Deadline deadline) {
   LOCKSTEP_CHECK(!is_filled(), "everything is staged");
   const Stopwatch watch;
-  LOCKSTEP_ASSIGN_OR_RETURN(const size_t index, free_buffer(deadline));
+  if (!ahead_) {
+    LOCKSTEP_ASSIGN_OR_RETURN(const size_t buffer, free_buffer(deadline));
+    ahead_ = begin_piece(buffer, next_);
+  }
+  const PieceAhead piece = *std::exchange(ahead_, std::nullopt);
+  // The next one crosses to the host while this one is hashed.
+  if (device_ != nullptr && piece.end.slice < slices_.size() && has_buffer()) {
+    LOCKSTEP_ASSIGN_OR_RETURN(const size_t buffer, free_buffer(deadline));
+    ahead_ = begin_piece(buffer, piece.end);
+  }
+  if (device_ != nullptr) LOCKSTEP_RETURN_IF_ERROR(device_->settle(piece.copied));
+  const size_t index = piece.buffer;
   const std::span<std::byte> to = buffers_[index].bytes().first(piece_bytes_);
   const uint64_t offset = next_offset_;
-  LOCKSTEP_ASSIGN_OR_RETURN(const uint64_t bytes, fill(to));
+  const uint64_t bytes = fill(to);
   const uint64_t padded = bulk_align_up(bytes);
   std::fill(to.begin() + static_cast<ptrdiff_t>(bytes), to.begin() + static_cast<ptrdiff_t>(padded),
             std::byte{0});
@@ -160,12 +176,12 @@ Staging::~Staging() {
 
 void Staging::unpin_all() {
   if (pinned_by_ == nullptr) return;
+  drop_ahead();
   for (const AlignedBuffer& buffer : buffers_) pinned_by_->unpin(buffer.bytes());
 }
 
 /// Blocks, then what fits of the checksum table. Returns the bytes that are used.
-Result<uint64_t> Staging::fill(std::span<std::byte> to) {
-  if (device_ != nullptr) LOCKSTEP_RETURN_IF_ERROR(read_from_device(to));
+uint64_t Staging::fill(std::span<std::byte> to) {
   const uint64_t blocks = copy_blocks(to);
   if (next_.slice < slices_.size()) return blocks;
   const uint64_t done = next_offset_ + blocks - layout_.table_begin;
@@ -192,9 +208,10 @@ void Staging::advance(uint64_t bytes, bool is_block_done, Cursor* at) const {
     at->block = slices_[at->slice].slice->blocks.first;
 }
 
-/// A piece's blocks, all under way at once.
-Status Staging::read_from_device(std::span<std::byte> to) const {
-  Cursor at = next_;
+/// A device's blocks of a piece are under way to `buffer` from here on.
+Staging::PieceAhead Staging::begin_piece(size_t buffer, Cursor at) {
+  if (device_ == nullptr) return {buffer, at, nullptr};
+  std::span<std::byte> to = buffers_[buffer].bytes().first(piece_bytes_);
   while (at.slice < slices_.size() && !to.empty()) {
     const std::span<const std::byte> from = rest_of_block(at);
     const uint64_t part = std::min<uint64_t>(from.size(), to.size());
@@ -202,7 +219,13 @@ Status Staging::read_from_device(std::span<std::byte> to) const {
     to = to.subspan(part);
     advance(part, part == from.size(), &at);
   }
-  return device_->settle();
+  return {buffer, at, device_->mark()};
+}
+
+/// Of a save that failed: its buffers are to be free of copies.
+void Staging::drop_ahead() {
+  if (ahead_ && pinned_by_ != nullptr) pinned_by_->settle(ahead_->copied).ignore();
+  ahead_.reset();
 }
 
 /// Copies and hashes in one pass; what has come from a device is there and is only hashed.

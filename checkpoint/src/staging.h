@@ -83,8 +83,9 @@ class Staging {
   void stop(Status why);
 
  private:
+  bool has_buffer();
   Result<size_t> free_buffer(Deadline deadline);
-  Result<uint64_t> fill(std::span<std::byte> to);
+  uint64_t fill(std::span<std::byte> to);
   uint64_t copy_blocks(std::span<std::byte> to);
   /// What of the state comes next, from where the save is or was told to be.
   struct Cursor {
@@ -94,7 +95,15 @@ class Staging {
   };
   std::span<const std::byte> rest_of_block(const Cursor& at) const;
   void advance(uint64_t bytes, bool is_block_done, Cursor* at) const;
-  Status read_from_device(std::span<std::byte> to) const;
+  /// A piece whose blocks are on their way from a device; on the host one that is copied when it
+  /// is filled.
+  struct PieceAhead {
+    size_t buffer = 0;
+    Cursor end;  // behind its blocks
+    CopyMark copied;
+  };
+  PieceAhead begin_piece(size_t buffer, Cursor at);
+  void drop_ahead();
   void unpin_all();
 
   std::vector<KindRuns> runs_;
@@ -108,6 +117,7 @@ class Staging {
   std::vector<IndexedSlice> slices_;
   Cursor next_;
   std::shared_ptr<StateMemory> device_;  // where the state is, if not in ordinary memory
+  std::optional<PieceAhead> ahead_;
   std::optional<Xxh3Stream> hash_of_cut_;
   uint64_t next_offset_ = 0;
   std::vector<uint64_t> hashes_;

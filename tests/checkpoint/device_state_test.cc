@@ -132,6 +132,20 @@ TEST(StateOnADevice, BuffersArePinnedWhileTheyAreHeld) {
   EXPECT_EQ(memory_of(owned).num_pinned(), 0);
 }
 
+TEST(StateOnADevice, APieceCrossesWhileTheOneBeforeIsHashed) {
+  MemoryFileSystem fs;
+  TestState device = on_a_device(4);
+  const OwnedState owned = device.owned(0, 1);
+  const Status status = with_ranks(1, [&](World& world) -> Status {
+    LOCKSTEP_ASSIGN_OR_RETURN(Checkpointer checkpointer,
+                              Checkpointer::open(quiet_options(fs, world.control_plane())));
+    LOCKSTEP_RETURN_IF_ERROR(checkpointer.save(request_of(device, owned, 1)).status());
+    return checkpointer.close();
+  });
+  EXPECT_TRUE(status.is_ok()) << status.message();
+  EXPECT_GT(memory_of(owned).num_settled_with_more_behind(), 2);
+}
+
 TEST(StateOnADevice, ALostDeviceFailsTheSaveOnEveryRank) {
   MemoryFileSystem fs;
   TestState device = on_a_device(4);

@@ -1,16 +1,16 @@
 #pragma once
 // ShadowMemory: a state in the memory of a device, without the device. What a slice points to can't
 // be touched (a read or write of it ends the process); the bytes are elsewhere, and copies happen in
-// settle() and no sooner.
+// settle() and no sooner, each when a mark behind it is settled.
 
 #include <sys/mman.h>
 
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "lockstep/core/base/check.h"
@@ -38,7 +38,8 @@ class ShadowMemory final : public StateMemory {
     return place_.subspan(offset, size);
   }
   int num_pinned() const { return num_pinned_; }
-  int num_settled() const { return num_settled_; }
+  /// Waits for copies while later ones were under way.
+  int num_settled_with_more_behind() const { return num_settled_with_more_behind_; }
   /// settle() fails from here on.
   void lose() { is_lost_ = true; }
 
@@ -48,12 +49,18 @@ class ShadowMemory final : public StateMemory {
   void write(std::span<std::byte> to, std::span<const std::byte> from_host) override {
     copies_.push_back({real(to.data()), from_host.data(), to.size()});
   }
-  Status settle() override {
-    ++num_settled_;
+  CopyMark mark() override { return std::make_shared<size_t>(num_done_ + copies_.size()); }
+  Status settle(const CopyMark& mark) override {
     if (is_lost_) return internal_error("the device is lost");
-    for (const Copy& copy : std::exchange(copies_, {})) std::memcpy(copy.to, copy.from, copy.size);
+    const size_t end = *static_cast<size_t*>(mark.get());
+    if (num_done_ + copies_.size() > end) ++num_settled_with_more_behind_;
+    for (; num_done_ < end; ++num_done_) {
+      std::memcpy(copies_.front().to, copies_.front().from, copies_.front().size);
+      copies_.pop_front();
+    }
     return Status::ok();
   }
+  using StateMemory::settle;
   void pin(std::span<std::byte> /*host*/) override { ++num_pinned_; }
   void unpin(std::span<std::byte> /*host*/) override { --num_pinned_; }
 
@@ -74,9 +81,10 @@ class ShadowMemory final : public StateMemory {
   }
   std::vector<std::span<std::byte>> parts_;
   std::span<std::byte> place_;
-  std::vector<Copy> copies_;
+  std::deque<Copy> copies_;
+  size_t num_done_ = 0;
   int num_pinned_ = 0;
-  int num_settled_ = 0;
+  int num_settled_with_more_behind_ = 0;
   bool is_lost_ = false;
 };
 

@@ -76,7 +76,8 @@ DeviceMemoryUse CudaDevice::memory_use() const {
 
 Result<std::unique_ptr<Communicator>> CudaDevice::connect(World& world, Deadline deadline) {
   if (world.world_size() == 1) return std::unique_ptr<Communicator>();
-  return connect_nccl(world, communication_, log_, deadline);
+  return connect_nccl(world, communication_, allocate(static_cast<size_t>(world.world_size())), log_,
+                      deadline);
 }
 
 }  // namespace lockstep::cuda

@@ -11,10 +11,6 @@
 namespace lockstep::cuda {
 namespace {
 
-// A wait polls: first without a pause, for a millisecond, then this far apart.
-constexpr double kSpinS = 1e-3;
-constexpr int64_t kPauseNs = 20'000;
-
 cudaEvent_t event_of(const QueueMark& mark) {
   return static_cast<cudaEvent_t>(mark.get());
 }
@@ -98,24 +94,18 @@ void CudaQueue::wait_for(const QueueMark& mark) {
   C10_CUDA_CHECK(cudaStreamWaitEvent(stream(), event_of(mark), 0));
 }
 
-Status CudaQueue::settle(std::string_view what, Deadline deadline) {
-  const QueueMark end = mark();
-  const Stopwatch watch;
-  while (true) {
-    const cudaError_t error = cudaEventQuery(event_of(end));
-    if (error == cudaSuccess) return Status::ok();
-    if (error != cudaErrorNotReady) {
-      return internal_error(cat(what, ": cuda:", device_, " has failed: ",
-                                cudaGetErrorName(error), ", ", cudaGetErrorString(error),
-                                "; the process can't use it any more"));
-    }
-    static_cast<void>(cudaGetLastError());  // "not ready" is no error
-    if (deadline.has_passed()) {
-      return timeout_error(
-          cat(what, ": cuda:", device_, " was not done within ", deadline.length_s(), " s"));
-    }
-    if (watch.elapsed_s() > kSpinS) sleep_ns(kPauseNs);
+// With the device's own guard: asking on another thread must not make that thread a user of GPU 0.
+Result<bool> CudaQueue::has_passed(const QueueMark& mark) {
+  if (mark == nullptr) return true;
+  const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device_));
+  const cudaError_t error = cudaEventQuery(event_of(mark));
+  if (error == cudaSuccess) return true;
+  if (error != cudaErrorNotReady) {
+    return internal_error(cat("cuda:", device_, " has failed: ", cudaGetErrorName(error), ", ",
+                              cudaGetErrorString(error), "; the process can't use it any more"));
   }
+  static_cast<void>(cudaGetLastError());  // "not ready" is no error
+  return false;
 }
 
 double CudaQueue::ms_between(const QueueMark& first, const QueueMark& second) {

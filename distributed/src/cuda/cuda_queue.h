@@ -45,7 +45,7 @@ class CudaQueue final : public DeviceQueue {
   void fill_zero(void* to, size_t num_bytes) override;
   QueueMark mark() override;
   void wait_for(const QueueMark& mark) override;
-  Status settle(std::string_view what, Deadline deadline) override;
+  Result<bool> has_passed(const QueueMark& mark) override;
   double ms_between(const QueueMark& first, const QueueMark& second) override;
 
   void add_into(Dtype dtype, void* into, const void* from, int64_t num_elems) override;

@@ -4,30 +4,30 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <nccl.h>
 
-#include <atomic>
-#include <cstring>
 #include <chrono>
+#include <cstring>
 #include <future>
+#include <mutex>
 #include <thread>
 #include <utility>
 
+#include "exchange_watchdog.h"
 #include "lockstep/core/base/caught.h"
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/environment.h"
 #include "lockstep/core/base/text.h"
 #include "peer_exchange_communicator.h"
+#include "rank_names.h"
 
 namespace lockstep::cuda {
 namespace {
 
-// A wait polls: without a pause for a millisecond, then this far apart. Every so many polls it looks
-// at what may end it.
-constexpr double kSpinS = 1e-3;
-constexpr int64_t kPauseNs = 20'000;
+// A wait on the host looks at what may end it after this many polls, and says so when it is slow.
 constexpr int kPollsPerLook = 32;
 constexpr double kSlowWaitS = 15;
 // What ncclCommAbort may take before it is left to itself.
 constexpr double kAbortS = 5;
+constexpr int64_t kPauseNs = 20'000;
 
 std::string version_of(int code) {
   return cat(code / 10000, ".", code / 100 % 100, ".", code % 100);
@@ -37,14 +37,49 @@ std::string id_text(const ncclUniqueId& id) {
   return std::string(id.internal, sizeof(id.internal));
 }
 
+// NCCL's communicator, which the watchdog's thread may take away between two calls of another.
+struct Handle {
+  std::timed_mutex mutex;
+  ncclComm_t communicator = nullptr;  // null: not made, or let go
+};
+
+// In order where all is well: every rank comes here at its end. Else NCCL is told to drop whatever
+// is under way, so that the GPU goes on. May hang; touches nothing but the handle.
+void let_go(Handle& handle, int device, bool is_well) {
+  ncclComm_t communicator = nullptr;
+  {
+    // A call that does not come back must not keep it from being aborted.
+    const std::unique_lock lock(handle.mutex, std::chrono::duration<double>(kAbortS));
+    communicator = std::exchange(handle.communicator, nullptr);
+  }
+  if (communicator == nullptr) return;
+  const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
+  if (is_well) {
+    static_cast<void>(ncclCommFinalize(communicator));
+    ncclResult_t state = ncclInProgress;
+    const Deadline deadline = Deadline::after_s(kAbortS);
+    while (state == ncclInProgress && !deadline.has_passed()) {
+      if (ncclCommGetAsyncError(communicator, &state) != ncclSuccess) break;
+      if (state == ncclInProgress) sleep_ns(kPauseNs);
+    }
+    if (state == ncclSuccess) {
+      static_cast<void>(ncclCommDestroy(communicator));
+      return;
+    }
+  }
+  static_cast<void>(ncclCommAbort(communicator));
+}
+
 class NcclCommunicator final : public PeerExchangeCommunicator {
  public:
-  NcclCommunicator(World& world, CudaQueue& queue, const Log& log)
+  NcclCommunicator(World& world, CudaQueue& queue, DeviceMemory barrier_bytes, const Log& log)
       : PeerExchangeCommunicator(world.world_rank(), world.world_size()),
         plane_(world.control_plane()),
         queue_(queue),
-        log_(log) {}
-  ~NcclCommunicator() override { end(); }
+        log_(log),
+        barrier_bytes_(std::move(barrier_bytes)),
+        handle_(std::make_shared<Handle>()) {}
+  ~NcclCommunicator() override;
 
   Status connect(const ncclUniqueId& id, Deadline deadline);
 
@@ -60,136 +95,169 @@ class NcclCommunicator final : public PeerExchangeCommunicator {
   }
   Status barrier(std::string_view what, Deadline deadline) override;
   Status settle(std::string_view what, Deadline deadline) override;
-  void abort(std::string_view reason) override;
+  /// Also of what the GPU is at.
+  void abort(std::string_view reason) override { fail(aborted_error(std::string(reason))).ignore(); }
   std::string_view backend() const override { return "nccl"; }
 
  private:
   Status all_reduce(void* values, int64_t num_elems, ncclDataType_t type, size_t elem_bytes,
                     Deadline deadline);
-  Status begin(std::string_view what);
-  Status check(ncclResult_t result, std::string_view call, std::string_view what);
+  WatchedExchange next_call(std::string_view what, Deadline deadline);
+  template <typename Calls>
+  Status hand_over(WatchedExchange exchange, Deadline deadline, const Calls& calls);
+  Status check(ncclResult_t result, std::string_view call) const;
   template <typename IsDone>
-  Status wait(std::string_view what, Deadline deadline, const IsDone& is_done);
-  Status wait_for_host(std::string_view what, Deadline deadline);
-  Status look(std::string_view what, Deadline deadline);
-  void end();
+  Status wait(const std::string& text, Deadline deadline, const IsDone& is_done);
+  Result<bool> is_handed_over();
+  Status look();
 
   ControlPlane& plane_;
   CudaQueue& queue_;
   Log log_;
-  ncclComm_t communicator_ = nullptr;
   DeviceMemory barrier_bytes_;
-  uint64_t sequence_ = 0;  // of calls, the same on all ranks
-  std::atomic<bool> is_aborted_{false};
+  uint64_t num_calls_ = 0;
+  std::shared_ptr<Handle> handle_;
+  std::unique_ptr<ExchangeWatchdog> watchdog_;
 };
 
-// Every message says who, the how-manieth call, and what NCCL says of itself.
-Status NcclCommunicator::check(ncclResult_t result, std::string_view call, std::string_view what) {
+// Requires: the handle's mutex is held.
+Status NcclCommunicator::check(ncclResult_t result, std::string_view call) const {
   if (result == ncclSuccess || result == ncclInProgress) return Status::ok();
   ncclResult_t state = ncclSuccess;
-  if (communicator_ != nullptr) static_cast<void>(ncclCommGetAsyncError(communicator_, &state));
-  const char* detail = ncclGetLastError(communicator_);
-  return fail(internal_error(
-      cat(what, ": rank ", world_rank(), ", call ", sequence_, ": ", call, " gave ",
-          ncclGetErrorString(result), " (state: ", ncclGetErrorString(state), ")",
-          detail == nullptr || *detail == '\0' ? std::string() : cat(": ", detail),
-          "; NCCL_DEBUG=INFO tells more")));
-}
-
-Status NcclCommunicator::look(std::string_view what, Deadline deadline) {
-  if (is_aborted_) return failure();
-  ncclResult_t state = ncclSuccess;
-  LOCKSTEP_RETURN_IF_ERROR(
-      check(ncclCommGetAsyncError(communicator_, &state), "ncclCommGetAsyncError", what));
-  LOCKSTEP_RETURN_IF_ERROR(check(state, "a call before", what));
-  if (const std::vector<int> lost = plane_.lost_ranks(); !lost.empty()) {
-    std::string names;
-    for (int rank : lost) names += cat(names.empty() ? "rank " : ", rank ", rank);
-    return fail(peer_failure_error(cat(what, ": ", names, " is gone (its connection closed)")));
-  }
-  if (!deadline.has_passed()) return Status::ok();
-  return fail(timeout_error(cat(what, ": rank ", world_rank(), ", call ", sequence_,
-                                " was not done within ", deadline.length_s(),
-                                " s; a rank did not come to it, or the network is stuck")));
-}
-
-template <typename IsDone>
-Status NcclCommunicator::wait(std::string_view what, Deadline deadline, const IsDone& is_done) {
-  const Stopwatch watch;
-  double next_warning_s = kSlowWaitS;
-  for (int polls = 1;; ++polls) {
-    Result<bool> done = is_done();
-    LOCKSTEP_RETURN_IF_ERROR(done.status());
-    if (*done) return Status::ok();
-    if (polls % kPollsPerLook == 0) LOCKSTEP_RETURN_IF_ERROR(look(what, deadline));
-    const double waited_s = watch.elapsed_s();
-    if (waited_s > next_warning_s) {
-      log_.warn(cat(what, ": waiting for ", fixed(waited_s, 0), " s, call ", sequence_));
-      next_warning_s *= 2;
-    }
-    if (waited_s > kSpinS) sleep_ns(kPauseNs);
-  }
+  if (handle_->communicator != nullptr)
+    static_cast<void>(ncclCommGetAsyncError(handle_->communicator, &state));
+  const char* detail = ncclGetLastError(handle_->communicator);
+  return internal_error(cat(call, " gave ", ncclGetErrorString(result), " (state: ",
+                            ncclGetErrorString(state), ")",
+                            detail == nullptr || *detail == '\0' ? std::string() : cat(": ", detail),
+                            "; NCCL_DEBUG=INFO tells more"));
 }
 
 // A non-blocking call has been handed over once NCCL no longer says "in progress".
-Status NcclCommunicator::wait_for_host(std::string_view what, Deadline deadline) {
-  return wait(what, deadline, [&]() -> Result<bool> {
-    ncclResult_t state = ncclSuccess;
-    LOCKSTEP_RETURN_IF_ERROR(
-        check(ncclCommGetAsyncError(communicator_, &state), "ncclCommGetAsyncError", what));
-    LOCKSTEP_RETURN_IF_ERROR(check(state, "the call", what));
-    return state == ncclSuccess;
-  });
+Result<bool> NcclCommunicator::is_handed_over() {
+  const std::lock_guard lock(handle_->mutex);
+  if (handle_->communicator == nullptr) return failure();
+  ncclResult_t state = ncclSuccess;
+  LOCKSTEP_RETURN_IF_ERROR(
+      check(ncclCommGetAsyncError(handle_->communicator, &state), "ncclCommGetAsyncError"));
+  LOCKSTEP_RETURN_IF_ERROR(check(state, "this call, or one before,"));
+  return state == ncclSuccess;
+}
+
+Status NcclCommunicator::look() {
+  LOCKSTEP_RETURN_IF_ERROR(failure());
+  LOCKSTEP_RETURN_IF_ERROR(is_handed_over().status());
+  const std::vector<int> lost = plane_.lost_ranks();
+  if (lost.empty()) return Status::ok();
+  return peer_failure_error(cat(ranks_text(lost), " gone (the connection closed)"));
+}
+
+// On the host. `text` names the call.
+template <typename IsDone>
+Status NcclCommunicator::wait(const std::string& text, Deadline deadline, const IsDone& is_done) {
+  const Stopwatch watch;
+  const PollPause pause;
+  double next_warning_s = kSlowWaitS;
+  for (int polls = 1;; ++polls) {
+    const Result<bool> done = is_done();
+    if (!done.is_ok()) return fail(done.status().with_context(text));
+    if (*done) return Status::ok();
+    if (polls % kPollsPerLook == 0) {
+      const Status found = look();
+      if (!found.is_ok()) return fail(found.with_context(text));
+      if (deadline.has_passed()) return fail(not_done_error(text, deadline.length_s()));
+    }
+    if (watch.elapsed_s() > next_warning_s) {
+      log_.warn(cat(text, ": waiting for ", fixed(watch.elapsed_s(), 0), " s"));
+      next_warning_s *= 2;
+    }
+    pause();
+  }
+}
+
+WatchedExchange NcclCommunicator::next_call(std::string_view what, Deadline deadline) {
+  WatchedExchange exchange;
+  exchange.what = what;
+  exchange.call = num_calls_++;
+  exchange.world_rank = world_rank();
+  exchange.timeout_s = deadline.length_s();
+  return exchange;
 }
 
 Status NcclCommunicator::connect(const ncclUniqueId& id, Deadline deadline) {
-  constexpr std::string_view kWhat = "connecting the GPUs";
+  const WatchedExchange call = next_call("connecting the GPUs", deadline);
   const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(queue_.device()));
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
-  LOCKSTEP_RETURN_IF_ERROR(
-      check(ncclCommInitRankConfig(&communicator_, world_size(), id, world_rank(), &config),
-            "ncclCommInitRankConfig", kWhat));
-  LOCKSTEP_RETURN_IF_ERROR(wait_for_host(kWhat, deadline));
-  std::byte* bytes = nullptr;
-  C10_CUDA_CHECK(cudaMalloc(&bytes, static_cast<size_t>(world_size())));
-  barrier_bytes_ = DeviceMemory(bytes, static_cast<size_t>(world_size()), [](std::byte* freed) {
-    static_cast<void>(cudaFree(freed));
-  });
+  Status begun;
+  {
+    const std::lock_guard lock(handle_->mutex);
+    begun = check(ncclCommInitRankConfig(&handle_->communicator, world_size(), id, world_rank(),
+                                         &config),
+                  "ncclCommInitRankConfig");
+  }
+  if (!begun.is_ok()) return fail(begun.with_context(call.text()));
+  LOCKSTEP_RETURN_IF_ERROR(wait(call.text(), deadline, [&] { return is_handed_over(); }));
+  watchdog_ = std::make_unique<ExchangeWatchdog>(
+      queue_, ExchangeWatchdog::Actions{
+                  [this] { return look(); },
+                  [this, handle = handle_, device = queue_.device()](const Status& why) {
+                    fail(why).ignore();
+                    let_go(*handle, device, /*is_well=*/false);
+                  }});
   return Status::ok();
 }
 
-Status NcclCommunicator::begin(std::string_view what) {
+// `calls` makes NCCL's calls of one group with the communicator that it is given.
+template <typename Calls>
+Status NcclCommunicator::hand_over(WatchedExchange exchange, Deadline deadline, const Calls& calls) {
   LOCKSTEP_RETURN_IF_ERROR(failure());
-  ++sequence_;
-  return check(ncclGroupStart(), "ncclGroupStart", what);
+  const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(queue_.device()));
+  exchange.begin = queue_.mark();
+  Status status;
+  {
+    const std::lock_guard lock(handle_->mutex);
+    if (handle_->communicator == nullptr) return failure();
+    status = check(ncclGroupStart(), "ncclGroupStart");
+    if (status.is_ok()) {
+      status = calls(handle_->communicator);
+      const Status ended = check(ncclGroupEnd(), "ncclGroupEnd");
+      if (status.is_ok()) status = ended;
+    }
+  }
+  const std::string text = exchange.text();
+  status = status.is_ok() ? wait(text, deadline, [&] { return is_handed_over(); })
+                          : fail(status.with_context(text));
+  // Watched also when it failed: what the GPU has of it must be given up.
+  exchange.end = queue_.mark();
+  watchdog_->watch(std::move(exchange));
+  return status;
 }
 
 Status NcclCommunicator::exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
                                   OnReceived on_received, std::string_view what,
                                   Deadline deadline) {
   check_ops(sends, recvs);
-  const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(queue_.device()));
-  LOCKSTEP_RETURN_IF_ERROR(begin(what));
+  WatchedExchange exchange = next_call(what, deadline);
+  exchange.add_messages(sends, recvs);
+  for (const SendOp& op : sends) count_sent(op.bytes.size());
   const cudaStream_t stream = queue_.stream();
-  Status status;
-  for (const SendOp& op : sends) {
-    count_sent(op.bytes.size());
-    if (op.bytes.empty() || !status.is_ok()) continue;
-    status = check(ncclSend(op.bytes.data(), op.bytes.size(), ncclInt8, op.peer, communicator_,
-                            stream),
-                   cat("ncclSend to rank ", op.peer), what);
-  }
-  for (const RecvOp& op : recvs) {
-    if (op.bytes.empty() || !status.is_ok()) continue;
-    status = check(ncclRecv(op.bytes.data(), op.bytes.size(), ncclInt8, op.peer, communicator_,
-                            stream),
-                   cat("ncclRecv from rank ", op.peer), what);
-  }
-  const Status ended = check(ncclGroupEnd(), "ncclGroupEnd", what);
-  LOCKSTEP_RETURN_IF_ERROR(status);
-  LOCKSTEP_RETURN_IF_ERROR(ended);
-  LOCKSTEP_RETURN_IF_ERROR(wait_for_host(what, deadline));
+  const Status handed = hand_over(std::move(exchange), deadline, [&](ncclComm_t communicator) {
+    for (const SendOp& op : sends) {
+      if (op.bytes.empty()) continue;
+      LOCKSTEP_RETURN_IF_ERROR(check(ncclSend(op.bytes.data(), op.bytes.size(), ncclInt8, op.peer,
+                                              communicator, stream),
+                                     cat("ncclSend to rank ", op.peer)));
+    }
+    for (const RecvOp& op : recvs) {
+      if (op.bytes.empty()) continue;
+      LOCKSTEP_RETURN_IF_ERROR(check(ncclRecv(op.bytes.data(), op.bytes.size(), ncclInt8, op.peer,
+                                              communicator, stream),
+                                     cat("ncclRecv from rank ", op.peer)));
+    }
+    return Status::ok();
+  });
+  LOCKSTEP_RETURN_IF_ERROR(handed);
   // Whatever is handed to the queue from here on finds the memory filled.
   if (on_received) {
     for (size_t i = 0; i < recvs.size(); ++i) on_received(i);
@@ -215,62 +283,31 @@ Status NcclCommunicator::barrier(std::string_view what, Deadline deadline) {
 
 Status NcclCommunicator::all_reduce(void* values, int64_t num_elems, ncclDataType_t type,
                                     size_t elem_bytes, Deadline deadline) {
-  constexpr std::string_view kWhat = "native all-reduce";
-  const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(queue_.device()));
-  LOCKSTEP_RETURN_IF_ERROR(begin(kWhat));
   count_native_sum(static_cast<uint64_t>(num_elems) * elem_bytes);
-  const Status status =
-      check(ncclAllReduce(values, values, static_cast<size_t>(num_elems), type, ncclSum,
-                          communicator_, queue_.stream()),
-            "ncclAllReduce", kWhat);
-  const Status ended = check(ncclGroupEnd(), "ncclGroupEnd", kWhat);
-  LOCKSTEP_RETURN_IF_ERROR(status);
-  LOCKSTEP_RETURN_IF_ERROR(ended);
-  return wait_for_host(kWhat, deadline);
+  return hand_over(next_call("native all-reduce", deadline), deadline, [&](ncclComm_t communicator) {
+    return check(ncclAllReduce(values, values, static_cast<size_t>(num_elems), type, ncclSum,
+                               communicator, queue_.stream()),
+                 "ncclAllReduce");
+  });
 }
 
 Status NcclCommunicator::settle(std::string_view what, Deadline deadline) {
   LOCKSTEP_RETURN_IF_ERROR(failure());
   const QueueMark end = queue_.mark();
-  return wait(what, deadline, [&]() -> Result<bool> {
-    const cudaError_t error = cudaEventQuery(static_cast<cudaEvent_t>(end.get()));
-    if (error == cudaSuccess) return true;
-    if (error != cudaErrorNotReady) {
-      return fail(internal_error(cat(what, ": rank ", world_rank(), ", call ", sequence_,
-                                     ": the GPU has failed: ", cudaGetErrorName(error), ", ",
-                                     cudaGetErrorString(error))));
-    }
-    static_cast<void>(cudaGetLastError());  // "not ready" is no error
-    return false;
-  });
+  const std::string oldest = watchdog_->text_of_oldest();
+  return wait(oldest.empty() ? cat(what, ": rank ", world_rank()) : cat(what, ": ", oldest),
+              deadline, [&] { return queue_.has_passed(end); });
 }
 
-void NcclCommunicator::abort(std::string_view reason) {
-  fail(aborted_error(std::string(reason))).ignore();
-  is_aborted_ = true;
-}
-
-// In order where all is well: every rank comes here at its end. Else NCCL is told to let go, on a
-// thread of its own: should it hang all the same, this rank does not.
-void NcclCommunicator::end() {
-  if (communicator_ == nullptr) return;
-  const bool is_well = failure().is_ok();
-  std::packaged_task<void()> task([communicator = communicator_, is_well] {
-    if (is_well) {
-      static_cast<void>(ncclCommFinalize(communicator));
-      ncclResult_t state = ncclInProgress;
-      const Deadline deadline = Deadline::after_s(kAbortS);
-      while (state == ncclInProgress && !deadline.has_passed()) {
-        if (ncclCommGetAsyncError(communicator, &state) != ncclSuccess) break;
-        if (state == ncclInProgress) sleep_ns(kPauseNs);
-      }
-      if (state == ncclSuccess) {
-        static_cast<void>(ncclCommDestroy(communicator));
-        return;
-      }
-    }
-    static_cast<void>(ncclCommAbort(communicator));
-  });
+NcclCommunicator::~NcclCommunicator() {
+  if (watchdog_ != nullptr && !watchdog_->stop()) {
+    log_.warn("NCCL does not give up what is under way; it is left to the end of the process");
+    return;
+  }
+  std::packaged_task<void()> task(
+      [handle = handle_, device = queue_.device(), is_well = failure().is_ok()] {
+        let_go(*handle, device, is_well);
+      });
   std::future<void> done = task.get_future();
   std::thread thread(std::move(task));
   if (done.wait_for(std::chrono::duration<double>(2 * kAbortS)) == std::future_status::ready) {
@@ -289,7 +326,8 @@ std::string nccl_version_text() {
   return cat(version_of(loaded), " (built with ", version_of(NCCL_VERSION_CODE), ")");
 }
 
-Result<std::unique_ptr<Communicator>> connect_nccl(World& world, CudaQueue& queue, const Log& log,
+Result<std::unique_ptr<Communicator>> connect_nccl(World& world, CudaQueue& queue,
+                                                   DeviceMemory barrier_bytes, const Log& log,
                                                    Deadline deadline) {
   if (world.world_rank() == 0) {
     log.info(cat("NCCL ", nccl_version_text()));
@@ -310,7 +348,7 @@ Result<std::unique_ptr<Communicator>> connect_nccl(World& world, CudaQueue& queu
   if (text.size() != sizeof(id.internal))
     return internal_error(cat("NCCL's identity has ", text.size(), " bytes"));
   std::memcpy(id.internal, text.data(), text.size());
-  auto communicator = std::make_unique<NcclCommunicator>(world, queue, log);
+  auto communicator = std::make_unique<NcclCommunicator>(world, queue, std::move(barrier_bytes), log);
   // A rank that waited in vain until the deadline still has to tell the others.
   const Deadline verdict = Deadline::after_s(2 * deadline.remaining_s());
   LOCKSTEP_RETURN_IF_ERROR(world.control_plane().vote(

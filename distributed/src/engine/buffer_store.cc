@@ -1,6 +1,8 @@
 #include "buffer_store.h"
 
-#include <cstring>
+#include <ATen/ops/zeros_like.h>
+
+#include <algorithm>
 #include <utility>
 
 #include "gradient_store.h"
@@ -10,12 +12,6 @@
 #include "lockstep/distributed/bucketer.h"
 
 namespace lockstep {
-namespace {
-
-// For what a device has under way of one micro-batch.
-constexpr double kSettleS = 600;
-
-}  // namespace
 
 // A floating space. Each fold slot holds the n values followed by n counts of the micro-batches
 // that changed them, so that both travel in one exchange.
@@ -64,8 +60,9 @@ BufferStore::BufferStore(const FlatModel& model, Device& device, Communicator& c
     if (spaces[s].role != SpaceRole::kBuffer) continue;
     const at::Tensor& live = model.storages()[s];
     if (spaces[s].dtype != Dtype::kF32 && spaces[s].dtype != Dtype::kF64) {
-      integers_.push_back({live, live.clone(), std::vector<std::byte>(live.nbytes()),
-                           std::vector<std::byte>(live.nbytes()), &spaces[s], false});
+      integers_.push_back({live, live.clone(), live.clone(),
+                           at::zeros_like(live, live.options().dtype(at::kBool)), &spaces[s], false,
+                           std::vector<std::byte>(live.nbytes())});
       continue;
     }
     auto space = std::make_unique<FloatSpace>();
@@ -111,23 +108,31 @@ void BufferStore::finish_micro_batch(const LeafPosition& position) {
   for (auto& space : integers_) note_integers(&space);
 }
 
-// On a GPU this waits for the micro-batch: integers are a few bytes, and rare.
-void BufferStore::note_integers(IntegerSpace* space) {
-  std::vector<std::byte>& now = space->has_result ? space->latest : space->result;
-  device_.compute().copy(now.data(), space->live.const_data_ptr(), now.size());
-  const Status settled =
-      device_.compute().settle("integer buffers of a micro-batch", Deadline::after_s(kSettleS));
-  LOCKSTEP_CHECK(settled.is_ok(), settled.message());
-  if (!std::exchange(space->has_result, true) || space->result == space->latest) return;
-  const auto size = static_cast<size_t>(dtype_size_bytes(space->space->dtype));
-  for (const TensorPlace& place : space->space->tensors) {
-    const auto offset = static_cast<size_t>(place.offset_elems) * size;
-    const auto bytes = static_cast<size_t>(place.spec.num_elems()) * size;
-    if (conflict_.empty() &&
-        std::memcmp(space->result.data() + offset, space->latest.data() + offset, bytes) != 0) {
-      conflict_ = place.spec.name;
+void BufferStore::note_integers(IntegerSpace* space) const {
+  if (std::exchange(space->has_result, true)) {
+    space->differs.logical_or_(space->live.ne(space->first));
+    return;
+  }
+  copy(space->first, space->live);
+  space->differs.zero_();
+}
+
+Status BufferStore::settle_integers(Deadline deadline) {
+  DeviceQueue& queue = device_.compute();
+  for (IntegerSpace& space : integers_) {
+    if (!space.has_result) continue;
+    std::vector<char> differs(space.differs.nbytes());
+    queue.copy(space.result.data(), space.first.const_data_ptr(), space.result.size());
+    queue.copy(differs.data(), space.differs.const_data_ptr(), differs.size());
+    LOCKSTEP_RETURN_IF_ERROR(queue.settle("integer buffers", deadline));
+    for (const TensorPlace& place : space.space->tensors) {
+      const auto begin = differs.begin() + place.offset_elems;
+      const bool is_conflict = std::any_of(begin, begin + place.spec.num_elems(),
+                                           [](char differs_here) { return differs_here != 0; });
+      if (is_conflict && conflict_.empty()) conflict_ = place.spec.name;
     }
   }
+  return Status::ok();
 }
 
 Status BufferStore::reduce(Deadline deadline) {
@@ -140,10 +145,7 @@ Status BufferStore::reduce(Deadline deadline) {
   if (!spaces_.empty()) LOCKSTEP_RETURN_IF_ERROR(communicator_.settle("buffers", deadline));
   device_.compute().wait_for(queue.mark());
   for (auto& space : integers_) {
-    if (space.has_result)
-      device_.compute().copy(space.base.mutable_data_ptr(), space.result.data(),
-                             space.result.size());
-    space.has_result = false;
+    if (std::exchange(space.has_result, false)) copy(space.base, space.first);
   }
   discard();
   return Status::ok();
@@ -189,7 +191,7 @@ uint64_t BufferStore::bytes() const {
     bytes += 2 * space->live.nbytes();
     for (const auto& slot : space->slots) bytes += slot.nbytes();
   }
-  for (const auto& space : integers_) bytes += 3 * space.live.nbytes();
+  for (const auto& space : integers_) bytes += 3 * space.live.nbytes() + space.differs.nbytes();
   return bytes;
 }
 

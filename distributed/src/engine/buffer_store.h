@@ -41,6 +41,9 @@ class BufferStore {
   /// The live buffers go back to those of the step's start.
   void discard();
 
+  /// Brings what the micro-batches left in integer buffers to the host; before the next three.
+  /// Errors: those of the device.
+  Status settle_integers(Deadline deadline);
   /// Hash over the integer buffers that this rank's micro-batches agreed on.
   uint64_t integer_hash() const;
   /// One line for each integer buffer, with a hash of what this rank's micro-batches left in it.
@@ -51,16 +54,16 @@ class BufferStore {
 
  private:
   struct FloatSpace;
-  // Compared and hashed on the host: `result` is what the first micro-batch left, `latest` what the
-  // one under way has.
+  // Compared where they are: nobody waits for a device between micro-batches. `first` is what this
+  // rank's first micro-batch left, `differs` where another one left something else.
   struct IntegerSpace {
-    at::Tensor live, base;
-    std::vector<std::byte> result, latest;
+    at::Tensor live, base, first, differs;
     const FlatSpace* space = nullptr;
     bool has_result = false;
+    std::vector<std::byte> result;  // on the host, by settle_integers()
   };
   void copy(const at::Tensor& to, const at::Tensor& from) const;
-  void note_integers(IntegerSpace* space);
+  void note_integers(IntegerSpace* space) const;
   Device& device_;
   Communicator& communicator_;
   std::vector<std::unique_ptr<FloatSpace>> spaces_;

@@ -151,6 +151,7 @@ Result<StepGradients> DataParallel::reduce(int64_t step, uint64_t flags, const S
   LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(impl.settle_exchanges()));
   Result<std::vector<double>> sums = impl.sum_squares();
   LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(sums.status()));
+  LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(impl.buffers->settle_integers(impl.deadline())));
   if (my_status.is_ok() && !impl.buffers->integer_conflict().empty()) {
     my_status = invalid_argument_error(
         cat("step ", step, ": integer buffer '", impl.buffers->integer_conflict(),

@@ -282,6 +282,7 @@ Status DataParallel::Impl::settle_exchanges() {
   if (!exchange_marks.empty())
     exposed_ms += std::max(0.0, queue.ms_between(computed, exchange_marks.back().second));
   exchange_marks.clear();
+  if (gate != nullptr) exposed_ms += gate->take_waited_ms();
   return Status::ok();
 }
 

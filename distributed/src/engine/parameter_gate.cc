@@ -113,16 +113,22 @@ void ParameterGate::wait_for(const std::byte* begin, const std::byte* end) {
       opened_.wait(lock, [&] { return !is_closed_[it->bucket]; });
       waited_ms_ += watch.elapsed_ms();
     }
-    if (marks_[it->bucket] != nullptr)
-      device_.compute().wait_for(std::exchange(marks_[it->bucket], nullptr));
+    pass(&marks_[it->bucket]);
   }
 }
 
 void ParameterGate::pass_marks() {
   std::lock_guard lock(mutex_);
-  for (QueueMark& mark : marks_) {
-    if (mark != nullptr) device_.compute().wait_for(std::exchange(mark, nullptr));
-  }
+  for (QueueMark& mark : marks_) pass(&mark);
+}
+
+// Requires: the mutex is held.
+void ParameterGate::pass(QueueMark* mark) {
+  if (*mark == nullptr) return;
+  DeviceQueue& compute = device_.compute();
+  QueueMark before = compute.mark();
+  compute.wait_for(std::exchange(*mark, nullptr));
+  device_waits_.emplace_back(std::move(before), compute.mark());
 }
 
 void ParameterGate::rest() {
@@ -139,6 +145,8 @@ void ParameterGate::rest() {
 
 double ParameterGate::take_waited_ms() {
   std::lock_guard lock(mutex_);
+  for (const auto& [before, after] : std::exchange(device_waits_, {}))
+    waited_ms_ += device_.compute().ms_between(before, after);
   return std::exchange(waited_ms_, 0);
 }
 

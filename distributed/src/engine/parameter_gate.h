@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <mutex>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "lockstep/core/device/device.h"
@@ -39,7 +40,8 @@ class ParameterGate {
   /// Puts whatever this thread hands to the device from here on behind all marks that no operation
   /// has waited for. By the watching thread.
   void pass_marks();
-  /// Time that operations have waited since the last call of this.
+  /// Time that operations have waited since the last call of this. On a device: Requires: it has
+  /// done what was handed to it.
   double take_waited_ms();
 
  private:
@@ -50,6 +52,7 @@ class ParameterGate {
   };
   static std::unique_ptr<at::ObserverContext> before_operation(const at::RecordFunction& operation);
   void wait_for(const std::byte* begin, const std::byte* end);
+  void pass(QueueMark* mark);
   void stop_watching();
 
   Device& device_;
@@ -60,6 +63,7 @@ class ParameterGate {
   std::vector<QueueMark> marks_;  // of open ones that no operation has waited for
   size_t num_closed_ = 0;
   double waited_ms_ = 0;
+  std::vector<std::pair<QueueMark, QueueMark>> device_waits_;  // around each, in its compute queue
   bool is_watching_ = false;
   at::CallbackHandle handle_ = 0;
 };

@@ -95,6 +95,7 @@ struct ShardedOptimizer::Impl {
   std::vector<ParamGroup> groups;
   std::vector<Shard> shards;
   int64_t num_updates = 0;
+  std::pair<QueueMark, QueueMark> last_update;  // around it, in the compute queue
 
   Result<std::vector<std::string>> prepare();
   Result<std::vector<std::string>> plan();
@@ -205,6 +206,9 @@ Result<UpdateReport> ShardedOptimizer::step(const StepGradients& gradients) {
   }
   report.num_updates = ++impl_->num_updates;
   double grad_scale = report.clip_factor / gradients.total_weight;
+  DeviceQueue& queue = impl_->model.device().compute();
+  const auto [last_begin, last_end] = impl_->last_update;
+  QueueMark begin = queue.mark();
   for (size_t s = 0; s < impl_->shards.size(); ++s) {
     Shard& shard = impl_->shards[s];
     // From the bucket that the next forward reads first.
@@ -216,6 +220,9 @@ Result<UpdateReport> ShardedOptimizer::step(const StepGradients& gradients) {
           impl_->model.gather_updated(static_cast<int>(s), static_cast<int>(b)));
     }
   }
+  impl_->last_update = {std::move(begin), queue.mark()};
+  // The gradients of this step came after the update before it.
+  if (!impl_->model.device().is_host()) report.update_ms = queue.ms_between(last_begin, last_end);
   return report;
 }
 

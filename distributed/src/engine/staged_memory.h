@@ -18,15 +18,22 @@ class StagedMemory final : public StateMemory {
 
   void read(std::span<std::byte> to_host, std::span<const std::byte> from) override;
   void write(std::span<std::byte> to, std::span<const std::byte> from_host) override;
-  Status settle() override;
+  CopyMark mark() override;
+  Status settle(const CopyMark& mark) override;
+  using StateMemory::settle;
   void pin(std::span<std::byte> host) override { device_.pin(host); }
   void unpin(std::span<std::byte> host) override { device_.unpin(host); }
 
  private:
-  void follow_compute();
+  void copy(std::span<std::byte> to, std::span<const std::byte> from);
+  void begin_collected();
   std::shared_ptr<Device> owner_;
   Device& device_;
   bool is_following_ = false;  // no need to again until settle()
+  // Copies that adjoin are begun as one: a block is small for a device.
+  std::byte* to_ = nullptr;
+  const std::byte* from_ = nullptr;
+  size_t num_bytes_ = 0;
 };
 
 }  // namespace lockstep

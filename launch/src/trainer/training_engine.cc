@@ -24,8 +24,11 @@ int64_t evaluation_batch_size(int64_t micro_batch_size) {
 Batch batch_on(const Device& device, const Batch& batch) {
   if (device.is_host()) return batch;
   const at::Device there{std::string(device.name())};
-  return {batch.inputs.to(there, /*non_blocking=*/true), batch.targets.to(there, true),
-          batch.num_samples};
+  // A copy out of memory that is not pinned would wait for everything before it.
+  const auto moved = [&](const at::Tensor& tensor) {
+    return (there.is_cuda() ? tensor.pin_memory() : tensor).to(there, /*non_blocking=*/true);
+  };
+  return {moved(batch.inputs), moved(batch.targets), batch.num_samples};
 }
 
 std::string listed(const std::vector<int64_t>& values) {

@@ -5,6 +5,7 @@
 // one queue behind another, or to settle, reads bits that are not there yet.
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
@@ -17,6 +18,9 @@
 #include <utility>
 #include <vector>
 
+#include "exchange_watchdog.h"
+#include "lockstep/core/base/check.h"
+#include "lockstep/core/base/text.h"
 #include "lockstep/distributed/accelerator.h"
 
 namespace lockstep::testing {
@@ -26,18 +30,23 @@ class DelayedMark {
  public:
   void pass() {
     std::lock_guard lock(mutex_);
-    has_passed_ = true;
+    passed_ns_ = monotonic_ns();
     passed_.notify_all();
   }
   void wait() {
     std::unique_lock lock(mutex_);
-    passed_.wait(lock, [&] { return has_passed_; });
+    passed_.wait(lock, [&] { return passed_ns_ != 0; });
+  }
+  /// 0: not yet.
+  int64_t passed_ns() {
+    std::lock_guard lock(mutex_);
+    return passed_ns_;
   }
 
  private:
   std::mutex mutex_;
   std::condition_variable passed_;
-  bool has_passed_ = false;
+  int64_t passed_ns_ = 0;
 };
 
 inline DelayedMark& delayed_mark(const QueueMark& mark) {
@@ -51,12 +60,24 @@ class ImmediateQueue : public DeviceQueue {
     host().copy(to, from, num_bytes);
   }
   void fill_zero(void* to, size_t num_bytes) override { host().fill_zero(to, num_bytes); }
-  QueueMark mark() override { return nullptr; }
+  QueueMark mark() override {
+    auto mark = std::make_shared<DelayedMark>();
+    mark->pass();
+    return mark;
+  }
   void wait_for(const QueueMark& mark) override {
     if (mark != nullptr) delayed_mark(mark).wait();
   }
-  Status settle(std::string_view /*what*/, Deadline /*deadline*/) override { return Status::ok(); }
-  double ms_between(const QueueMark& /*first*/, const QueueMark& /*second*/) override { return 0; }
+  Result<bool> has_passed(const QueueMark& mark) override {
+    return mark == nullptr || delayed_mark(mark).passed_ns() != 0;
+  }
+  /// Both must have passed, as with CUDA's events.
+  double ms_between(const QueueMark& first, const QueueMark& second) override {
+    if (first == nullptr || second == nullptr) return 0;
+    const int64_t begin = delayed_mark(first).passed_ns(), end = delayed_mark(second).passed_ns();
+    LOCKSTEP_CHECK(begin != 0 && end != 0, "the time between marks that have not passed");
+    return static_cast<double>(end - begin) * 1e-6;
+  }
   void add_into(Dtype dtype, void* into, const void* from, int64_t num_elems) override {
     host().add_into(dtype, into, from, num_elems);
   }
@@ -131,17 +152,6 @@ class DelayedQueue final : public ImmediateQueue {
   void wait_for(const QueueMark& mark) override {
     if (mark != nullptr) submit([mark] { delayed_mark(mark).wait(); });
   }
-  Status settle(std::string_view /*what*/, Deadline /*deadline*/) override {
-    delayed_mark(mark()).wait();
-    return Status::ok();
-  }
-  double ms_between(const QueueMark& first, const QueueMark& second) override {
-    if (first == nullptr || second == nullptr) return 0;
-    // Both must have passed, as with CUDA's events.
-    delayed_mark(first).wait();
-    delayed_mark(second).wait();
-    return 1;
-  }
   void add_into(Dtype dtype, void* into, const void* from, int64_t num_elems) override {
     submit([=] { host().add_into(dtype, into, from, num_elems); });
   }
@@ -186,72 +196,131 @@ class DelayedQueue final : public ImmediateQueue {
   std::thread thread_;
 };
 
-/// Hands exchanges to a DelayedQueue, as NCCL does to a stream.
+/// Hands exchanges to a DelayedQueue, as NCCL does to a stream. There they wait without a deadline
+/// of their own, for a watchdog to end them.
 class DelayedCommunicator final : public Communicator {
  public:
   /// The call of number `failing_call` (from 0; -1: none) fails, in the queue: whoever made it has
   /// gone on.
-  DelayedCommunicator(Communicator& inner, DelayedQueue& queue, int failing_call)
-      : Communicator(inner.world_rank(), inner.world_size()),
-        inner_(inner),
+  DelayedCommunicator(World& world, DelayedQueue& queue, int failing_call)
+      : Communicator(world.world_rank(), world.world_size()),
         queue_(queue),
-        failing_call_(failing_call) {}
-  ~DelayedCommunicator() override { settle("end", Deadline::after_s(60)).ignore(); }
+        state_(std::make_shared<State>(world.communicator(), failing_call)),
+        watchdog_(queue, {[state = state_, &plane = world.control_plane()] {
+                            const auto lost = plane.lost_ranks();
+                            return lost.empty() ? state->failure()
+                                                : peer_failure_error(cat("rank ", lost[0], " gone"));
+                          },
+                          [state = state_](const Status& why) { state->give_up(why); }}) {}
+  /// What was not waited for is dropped.
+  ~DelayedCommunicator() override {
+    watchdog_.stop();
+    state_->is_gone = true;
+    queue_.settle("end", Deadline::after_s(60)).ignore();
+  }
 
   Status exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
                   OnReceived on_received, std::string_view what, Deadline deadline) override {
     for (const SendOp& op : sends) count_sent(op.bytes.size());
-    submit([this, sends = std::vector(sends.begin(), sends.end()),
-            recvs = std::vector(recvs.begin(), recvs.end()), what = std::string(what), deadline] {
-      return inner_.exchange(sends, recvs, nullptr, what, deadline);
-    });
+    WatchedExchange exchange;
+    exchange.add_messages(sends, recvs);
+    submit(std::move(exchange), what, deadline,
+           [sends = std::vector(sends.begin(), sends.end()),
+            recvs = std::vector(recvs.begin(), recvs.end())](
+               Communicator& inner, std::string_view name, Deadline far) {
+             return inner.exchange(sends, recvs, nullptr, name, far);
+           });
     for (size_t i = 0; on_received && i < recvs.size(); ++i) on_received(i);
     return Status::ok();
   }
   Status all_gather(std::span<const std::byte> in, std::span<std::byte> out, std::string_view what,
                     Deadline deadline) override {
-    submit([=, this, what = std::string(what)] {
-      return inner_.all_gather(in, out, what, deadline);
+    submit({}, what, deadline, [=](Communicator& inner, std::string_view name, Deadline far) {
+      return inner.all_gather(in, out, name, far);
     });
     return Status::ok();
   }
   Status broadcast(std::span<std::byte> bytes, int root, std::string_view what,
                    Deadline deadline) override {
-    submit([=, this, what = std::string(what)] {
-      return inner_.broadcast(bytes, root, what, deadline);
+    submit({}, what, deadline, [=](Communicator& inner, std::string_view name, Deadline far) {
+      return inner.broadcast(bytes, root, name, far);
     });
     return Status::ok();
   }
   Status native_all_reduce_sum(float* values, int64_t num_elems, Deadline deadline) override {
-    submit([=, this] { return inner_.native_all_reduce_sum(values, num_elems, deadline); });
-    return Status::ok();
+    return sum(values, num_elems, deadline);
   }
   Status native_all_reduce_sum(double* values, int64_t num_elems, Deadline deadline) override {
-    submit([=, this] { return inner_.native_all_reduce_sum(values, num_elems, deadline); });
-    return Status::ok();
+    return sum(values, num_elems, deadline);
   }
   Status barrier(std::string_view what, Deadline deadline) override {
-    submit([=, this, what = std::string(what)] { return inner_.barrier(what, deadline); });
+    submit({}, what, deadline, [](Communicator& inner, std::string_view name, Deadline far) {
+      return inner.barrier(name, far);
+    });
     return settle(what, deadline);
   }
   Status settle(std::string_view what, Deadline deadline) override {
-    queue_.settle(what, deadline).ignore();
-    return failure_;
+    const Status settled = queue_.settle(what, deadline);
+    const Status failed = state_->failure();
+    return failed.is_ok() ? settled : failed;
   }
-  void abort(std::string_view reason) override { inner_.abort(reason); }
+  void abort(std::string_view reason) override {
+    state_->give_up(aborted_error(std::string(reason)));
+  }
   std::string_view backend() const override { return "delayed"; }
 
  private:
-  void submit(std::function<Status()> call) {
-    queue_.submit([this, call = std::move(call)] {
-      if (failing_call_-- == 0) failure_ = internal_error("the link broke");
-      if (failure_.is_ok()) failure_ = call();
+  struct State {
+    State(Communicator& communicator, int failing) : inner(communicator), failing_call(failing) {}
+    Communicator& inner;
+    int failing_call;
+    std::atomic<bool> is_gone{false};
+
+    Status failure() {
+      std::lock_guard lock(mutex);
+      return status;
+    }
+    void fail(Status why) {
+      std::lock_guard lock(mutex);
+      if (status.is_ok()) status = std::move(why);
+    }
+    void give_up(const Status& why) {
+      fail(why);
+      inner.abort(why.message());
+    }
+
+   private:
+    std::mutex mutex;
+    Status status;
+  };
+
+  template <typename Call>
+  void submit(WatchedExchange exchange, std::string_view what, Deadline deadline, Call call) {
+    exchange.what = what;
+    exchange.call = num_calls_++;
+    exchange.world_rank = world_rank();
+    exchange.timeout_s = deadline.length_s();
+    exchange.begin = queue_.mark();
+    queue_.submit([state = state_, call = std::move(call), name = std::string(what)] {
+      if (state->failing_call-- == 0) state->fail(internal_error("the link broke"));
+      if (state->failure().is_ok() && !state->is_gone)
+        state->fail(call(state->inner, name, Deadline::after_s(60)));
     });
+    exchange.end = queue_.mark();
+    watchdog_.watch(std::move(exchange));
   }
-  Communicator& inner_;
+  template <typename T>
+  Status sum(T* values, int64_t num_elems, Deadline deadline) {
+    submit({}, "native sum", deadline, [=](Communicator& inner, std::string_view, Deadline far) {
+      return inner.native_all_reduce_sum(values, num_elems, far);
+    });
+    return Status::ok();
+  }
+
   DelayedQueue& queue_;
-  int failing_call_;
-  Status failure_;  // of the queue's thread; read after settle()
+  uint64_t num_calls_ = 0;
+  std::shared_ptr<State> state_;
+  ExchangeWatchdog watchdog_;
 };
 
 class DelayedDevice final : public Accelerator {
@@ -274,7 +343,7 @@ class DelayedDevice final : public Accelerator {
   Result<std::unique_ptr<Communicator>> connect(World& world, Deadline /*deadline*/) override {
     if (world.world_size() == 1) return std::unique_ptr<Communicator>();
     return std::unique_ptr<Communicator>(
-        std::make_unique<DelayedCommunicator>(world.communicator(), communication_, failing_call_));
+        std::make_unique<DelayedCommunicator>(world, communication_, failing_call_));
   }
   size_t num_pinned() const { return pinned_.size(); }
 

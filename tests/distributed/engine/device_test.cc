@@ -3,7 +3,11 @@
 // Covers: staged_memory.cc
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <future>
 #include <memory>
+#include <mutex>
+#include <numeric>
 
 #include "delayed_device.h"
 #include "odd_run.h"
@@ -42,7 +46,6 @@ TEST(OnADevice, LeavesOfSeveralMicroBatchesAndTheBackendsOwnSum) {
   EXPECT_EQ(digest_of(2, delayed(native, 7)), digest_of(2, native));
 }
 
-// Of rank 1's calls, a broadcast of each space's weights comes first, then the exchanges.
 TEST(OnADevice, LeavesRoundedToBf16) {
   RunSpec rounded;
   rounded.micro_batches = 4;
@@ -52,6 +55,7 @@ TEST(OnADevice, LeavesRoundedToBf16) {
   for (int ranks : {1, 2, 3, 4}) EXPECT_EQ(digest_of(ranks, delayed(rounded, 7)), expected) << ranks;
 }
 
+// Of rank 1's calls, a broadcast of each space's weights comes first, then the exchanges.
 TEST(OnADevice, AnExchangeThatFailsBehindTheHostFailsTheStepOnEveryRank) {
   for (int failing_call : {5, 9, 14}) {
     std::vector<Status> verdicts(3);
@@ -76,6 +80,62 @@ TEST(OnADevice, AnExchangeThatFailsBehindTheHostFailsTheStepOnEveryRank) {
       EXPECT_NE(verdict.message().find("the link broke"), std::string::npos) << verdict.to_string();
     }
   }
+}
+
+// Rank 1 stops between two steps. Rank 0 has handed over its parameters' all-gather and waits for it
+// in the next forward, in a call that has no deadline.
+TEST(OnADevice, AWaitOfLibTorchEndsWhenItsPeerFreezes) {
+  std::vector<Status> verdicts(2);
+  std::promise<void> rank_0_has_left;
+  std::future<void> released = rank_0_has_left.get_future();
+  const Stopwatch watch;
+  Status ran = World::run_threads(
+      2,
+      [&](World& world) {
+        const auto rank = static_cast<size_t>(world.world_rank());
+        RunSpec spec;
+        spec.timeout_s = 0.7;
+        spec.before_update = [&](int world_rank, int64_t step) {
+          if (world_rank == 1 && step == 1) released.wait();
+        };
+        DigestOfRanks unused;
+        verdicts[rank] = train_odd_net(world, delayed(spec, 1), &unused);
+        if (rank == 0) rank_0_has_left.set_value();
+        return Status::ok();
+      },
+      WorldOptions{});
+  EXPECT_TRUE(ran.is_ok()) << ran.to_string();
+  EXPECT_LT(watch.elapsed_s(), 20);
+  EXPECT_FALSE(verdicts[1].is_ok());
+  const std::string& message = verdicts[0].message();
+  EXPECT_EQ(verdicts[0].code(), StatusCode::kTimeout) << message;
+  EXPECT_NE(message.find("rank 0, its call "), std::string::npos) << message;
+  EXPECT_NE(message.find("from rank 1 "), std::string::npos) << message;
+  EXPECT_NE(message.find("not done within 0.7 s"), std::string::npos) << message;
+}
+
+// Nobody waits for the last step's parameters but the end of the engine.
+TEST(OnADevice, AModuleThatOutlivesItsEngineHasTheLastParameters) {
+  const auto parameters_after = [](const RunSpec& base) {
+    std::mutex mutex;
+    std::vector<std::string> found;
+    RunSpec spec = base;
+    spec.after = [&](OddNet& net) {
+      std::string bits;
+      for (const at::Tensor& parameter : net->parameters()) {
+        const at::Tensor dense = parameter.detach().contiguous();
+        bits.append(static_cast<const char*>(dense.const_data_ptr()), dense.nbytes());
+      }
+      std::lock_guard lock(mutex);
+      found.push_back(std::move(bits));
+    };
+    digest_of(2, spec);
+    return found;
+  };
+  RunSpec spec;
+  spec.bucket_mib = 1e-3;  // a block
+  const std::vector<std::string> host = parameters_after(spec);
+  for (uint32_t seed : {1U, 2U, 3U}) EXPECT_EQ(parameters_after(delayed(spec, seed)), host);
 }
 
 TEST(OnADevice, EveryRankMustBeOnOne) {
@@ -110,6 +170,23 @@ TEST(StagedMemory, CopiesBehindWhatWasComputedAndIsDoneOnceSettled) {
     memory.write(there, here);
     ASSERT_TRUE(memory.settle().is_ok());
     ASSERT_EQ(there, here);
+    // In pieces: some adjoin, on both sides or on one.
+    std::iota(reinterpret_cast<uint8_t*>(there.data()),
+              reinterpret_cast<uint8_t*>(there.data()) + there.size(), static_cast<uint8_t>(round));
+    std::fill(here.begin(), here.end(), std::byte{0});
+    constexpr size_t kPiece = 1000;
+    const auto piece = [&](auto& bytes, size_t i) { return std::span(bytes).subspan(i * kPiece, kPiece); };
+    for (size_t i : {0, 1, 2, 4, 5, 9}) memory.read(piece(here, i), piece(there, i));
+    const CopyMark early = memory.mark();
+    for (size_t i : {10, 11}) memory.read(piece(here, i), piece(there, i + 1));
+    memory.read(piece(here, 12), piece(there, 0));
+    ASSERT_TRUE(memory.settle(early).is_ok());
+    for (size_t i : {0, 1, 2, 4, 5, 9})
+      ASSERT_TRUE(std::ranges::equal(piece(here, i), piece(there, i)));
+    ASSERT_EQ(here[3 * kPiece], std::byte{0});
+    ASSERT_TRUE(memory.settle().is_ok());
+    for (size_t i : {10, 11}) ASSERT_TRUE(std::ranges::equal(piece(here, i), piece(there, i + 1)));
+    ASSERT_TRUE(std::ranges::equal(piece(here, 12), piece(there, 0)));
   }
   EXPECT_THROW(memory.read(here, std::span(there).first(5)), UsageError);
   memory.pin(here);

@@ -30,19 +30,15 @@ struct RunSpec {
   LeafDtype leaf_dtype = LeafDtype::kExact;
   /// The device of each rank; empty: the host.
   std::function<std::shared_ptr<Accelerator>(int world_rank)> accelerator = {};
+  /// Called on each rank when a step's gradients are known.
+  std::function<void(int world_rank, int64_t step)> before_update = {};
+  /// Sees the module when the engine is gone; nobody waits for parameters then.
+  std::function<void(OddNet&)> after = {};
   /// Sees what the run came to, instead of the digest. Empty: the digest does.
   std::function<Status(DataParallel&, ShardedOptimizer&)> at_end = {};
 };
 
-inline Status train_odd_net(World& world, const RunSpec& spec, DigestOfRanks* digest) {
-  OddNet net{nullptr};
-  {
-    std::unique_lock<std::mutex> lock;
-    if (world.process_lock() != nullptr) lock = std::unique_lock(*world.process_lock());
-    torch::manual_seed(
-        static_cast<uint64_t>(100 + world.world_rank()));  // rank 0's weights must win
-    net = OddNet();
-  }
+inline Status train_odd_net(World& world, OddNet& net, const RunSpec& spec, DigestOfRanks* digest) {
   const std::shared_ptr<Accelerator> accelerator =
       spec.accelerator ? spec.accelerator(world.world_rank()) : nullptr;
   const at::Device there(accelerator != nullptr ? std::string(accelerator->name()) : "cpu");
@@ -79,13 +75,29 @@ inline Status train_odd_net(World& world, const RunSpec& spec, DigestOfRanks* di
     LOCKSTEP_ASSIGN_OR_RETURN(StepGradients gradients, parallel.reduce(step));
     EXPECT_EQ(gradients.unused_parameters, std::vector<std::string>{"never"});
     EXPECT_TRUE(gradients.is_finite);
+    if (spec.before_update) spec.before_update(world.world_rank(), step);
     LOCKSTEP_ASSIGN_OR_RETURN(UpdateReport update, optimizer.step(gradients));
     EXPECT_EQ(update.num_updates, step + 1);
   }
+  if (spec.after) return Status::ok();
   LOCKSTEP_RETURN_IF_ERROR(parallel.wait_for_parameters());
   if (spec.at_end) return spec.at_end(parallel, optimizer);
   digest->add(state_schema(parallel, optimizer), owned_state(parallel, optimizer),
               optimizer.scalars());
+  return Status::ok();
+}
+
+inline Status train_odd_net(World& world, const RunSpec& spec, DigestOfRanks* digest) {
+  OddNet net{nullptr};
+  {
+    std::unique_lock<std::mutex> lock;
+    if (world.process_lock() != nullptr) lock = std::unique_lock(*world.process_lock());
+    torch::manual_seed(
+        static_cast<uint64_t>(100 + world.world_rank()));  // rank 0's weights must win
+    net = OddNet();
+  }
+  LOCKSTEP_RETURN_IF_ERROR(train_odd_net(world, net, spec, digest));
+  if (spec.after) spec.after(net);
   return Status::ok();
 }
 

@@ -33,7 +33,8 @@ struct UpdateReport {
   double learning_rate = 0;  ///< after the schedule, before a group's scale
   double clip_factor = 1;    ///< what the gradient was multiplied with because of its norm
   int64_t num_updates = 0;   ///< updates applied so far
-  double update_ms = 0;      ///< of this rank's arithmetic, exchanges left out
+  double update_ms = 0;      ///< of this rank's arithmetic, exchanges left out; on a GPU, where
+                             ///< this update is only handed over, that of the one before
 };
 
 class ShardedOptimizer {

@@ -35,9 +35,14 @@ class DeviceQueue : public FlatKernels {
   virtual QueueMark mark() = 0;
   /// Work handed over from here on begins after `mark` of another queue; the caller does not wait.
   virtual void wait_for(const QueueMark& mark) = 0;
-  /// Returns once everything handed over so far has run. Errors: kTimeout with `what`; kInternal
-  /// with the device's own text, after which the device is lost.
-  virtual Status settle(std::string_view what, Deadline deadline) = 0;
+  /// Whether everything up to `mark` has run; a null mark has passed. From any thread. Errors:
+  /// kInternal with the device's own text, after which the device is lost.
+  virtual Result<bool> has_passed(const QueueMark& mark) = 0;
+  /// Returns once everything up to `mark` has run. From any thread. Errors: kTimeout with `what`; as
+  /// has_passed.
+  Status wait_until(const QueueMark& mark, std::string_view what, Deadline deadline);
+  /// The same for everything handed over so far.
+  Status settle(std::string_view what, Deadline deadline) { return wait_until(mark(), what, deadline); }
   /// Time between two marks of this device that have passed; 0 if one is null.
   virtual double ms_between(const QueueMark& first, const QueueMark& second) = 0;
 };
@@ -94,6 +99,17 @@ class Device {
   virtual void unpin(std::span<std::byte> host_memory) = 0;
   /// Empty for the host.
   virtual DeviceMemoryUse memory_use() const = 0;
+};
+
+/// How a wait for a device looks again and again: at first without a pause, for what takes
+/// microseconds, then with one.
+class PollPause {
+ public:
+  /// Between two looks.
+  void operator()() const;
+
+ private:
+  Stopwatch watch_;
 };
 
 /// The host: every queue is the calling thread itself.

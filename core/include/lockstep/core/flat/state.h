@@ -34,15 +34,21 @@ struct StateKind {
 };
 
 /// Memory that the processor can't reach by itself: a GPU's. Thread-safety: one thread at a time.
+/// A point in the order of copies.
+using CopyMark = std::shared_ptr<void>;
+
 class StateMemory {
  public:
   virtual ~StateMemory() = default;
-  /// Begin a copy to or from memory of the host, which must stay until settle(). Copies see what
-  /// training has written so far.
+  /// Begin a copy to or from memory of the host, which must stay until it is settled. Copies see
+  /// what training has written so far. Pieces that adjoin on both sides cost as much as one.
   virtual void read(std::span<std::byte> to_host, std::span<const std::byte> from) = 0;
   virtual void write(std::span<std::byte> to, std::span<const std::byte> from_host) = 0;
-  /// Returns once all copies are done. Errors: kInternal, kTimeout: the device is lost.
-  virtual Status settle() = 0;
+  /// The copies begun so far.
+  virtual CopyMark mark() = 0;
+  /// Returns once the copies up to `mark` are done. Errors: kInternal, kTimeout: the device is lost.
+  virtual Status settle(const CopyMark& mark) = 0;
+  Status settle() { return settle(mark()); }
   /// Memory of the host that is copied to or from again and again.
   virtual void pin(std::span<std::byte> host) = 0;
   virtual void unpin(std::span<std::byte> host) = 0;

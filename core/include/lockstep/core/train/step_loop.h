@@ -31,7 +31,7 @@ struct StepRecord {
   double communication_ms = 0;  ///< of exchanges of this rank, one after another
   double exposed_ms = 0;        ///< of them, while the rank did nothing but wait
   double loader_ms = 0;         ///< waiting for batches
-  double update_ms = 0;         ///< the optimizer's; on a GPU only handing it over
+  double update_ms = 0;         ///< the optimizer's; on a GPU that of the step before
   std::string bad_numbers;  ///< not empty: not finite; names step, micro-batch and samples
 };
 
