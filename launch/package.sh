@@ -51,9 +51,13 @@ fi
 rm -f "$tree/openmpi/$below"/lib/libmca_common_{ucx,ofi,verbs,monitoring}*
 
 # Everything that these need and that no other machine can be expected to have.
+needed() {
+  find "$tree" -type f \( -name '*.so*' -o -perm -u+x \) -print0 | xargs -0 -n 1 ldd 2>/dev/null
+}
+missing=$(needed | grep 'not found' | sort -u || true)
+[ -z "$missing" ] || { printf 'not found on this machine:\n%s\n' "$missing" >&2; exit 70; }
 own_libraries() {
-  find "$tree" -type f \( -name '*.so*' -o -perm -u+x \) -print0 | xargs -0 -n 1 ldd 2>/dev/null |
-    awk '$2 == "=>" && $3 ~ /^\// {print $3}' | sort -u |
+  needed | awk '$2 == "=>" && $3 ~ /^\// {print $3}' | sort -u |
     grep -v -E '/(libc|libm|libdl|librt|libpthread|libutil|libresolv|ld-linux[^/]*|libstdc\+\+|libgcc_s)\.so' |
     grep -v -E '/(torch/lib|nvidia)/|^'"$tree"'/'
 }
@@ -69,6 +73,11 @@ if [ ! -e "$torch/lib/libtorch_cpu.so" ]; then
   echo "LibTorch 2.11 not found: install the Python package torch, or set LOCKSTEP_TORCH_DIR to its folder" >&2
   exit 64
 fi
+version=$(sed -n "s/^__version__ = '\([^']*\)'.*/\1/p" "$torch/version.py" 2>/dev/null)
+case $version in
+  2.11.* | "") ;; # LibTorch without Python tells no version
+  *) echo "$torch is LibTorch $version, and this was built with 2.11: install torch 2.11, or set LOCKSTEP_TORCH_DIR" >&2; exit 64 ;;
+esac
 nvidia=$(dirname "$torch")/nvidia
 libraries=$here/lib:$here/openmpi/MPI_BELOW/lib:$torch/lib
 for folder in "$nvidia"/*/lib; do libraries=$libraries:$folder; done
@@ -86,4 +95,5 @@ chmod +x "$tree/run"
 mkdir -p "$(dirname "$out")"
 tar -C "$work" -czf "$out" lockstep
 bytes=$(stat -c %s "$out")
+[ "$bytes" -le 60000000 ] || { echo "$out has $bytes bytes, more than 60 MB" >&2; exit 70; }
 echo "$out: $((bytes / 1000000)) MB"

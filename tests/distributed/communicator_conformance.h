@@ -25,5 +25,7 @@ inline void PrintTo(const CommunicatorCase& c, std::ostream* os) {
 std::vector<CommunicatorCase> communicator_cases();
 /// Cases that end in an error, after which the communicator is dead.
 std::vector<CommunicatorCase> failing_communicator_cases();
+/// The same, of messages of another size than expected: for what can tell (NCCL can't).
+std::vector<CommunicatorCase> mismatched_communicator_cases();
 
 }  // namespace lockstep::testing

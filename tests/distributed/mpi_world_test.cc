@@ -93,6 +93,11 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Combine(::testing::Values(Way{"ByMpi"}, Way{"ByRings", kAllSizes}),
                        ::testing::ValuesIn(testing::failing_communicator_cases())),
     [](const auto& info) { return way_case_name(info); });
+INSTANTIATE_TEST_SUITE_P(
+    Mismatched, MpiCommunicatorConformance,
+    ::testing::Combine(::testing::Values(Way{"ByMpi"}, Way{"ByRings", kAllSizes}),
+                       ::testing::ValuesIn(testing::mismatched_communicator_cases())),
+    [](const auto& info) { return way_case_name(info); });
 
 TEST(MpiCommunicator, DoesWithoutRingsWhenOneRankCannotMapThem) {
   World& world = mpi_world();

@@ -65,6 +65,11 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Combine(::testing::Values(2, 5),
                        ::testing::ValuesIn(testing::failing_communicator_cases())),
     [](const auto& info) { return case_name(info); });
+INSTANTIATE_TEST_SUITE_P(
+    Mismatched, ThreadCommunicatorConformance,
+    ::testing::Combine(::testing::Values(2, 5),
+                       ::testing::ValuesIn(testing::mismatched_communicator_cases())),
+    [](const auto& info) { return case_name(info); });
 INSTANTIATE_TEST_SUITE_P(Usable, ThreadControlPlaneConformance,
                          ::testing::Combine(kWorldSizes,
                                             ::testing::ValuesIn(testing::control_plane_cases())),

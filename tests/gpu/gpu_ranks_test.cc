@@ -20,6 +20,7 @@ namespace {
 
 using testing::gpu_of_test;
 using testing::mpi_world;
+using testing::settle;
 using testing::soon;
 
 std::unique_ptr<Communicator> connect() {
@@ -40,6 +41,47 @@ TEST_P(NcclConformance, Holds) {
 INSTANTIATE_TEST_SUITE_P(Usable, NcclConformance,
                          ::testing::ValuesIn(testing::communicator_cases()),
                          [](const auto& info) { return info.param.name; });
+
+INSTANTIATE_TEST_SUITE_P(Failing, NcclConformance,
+                         ::testing::ValuesIn(testing::failing_communicator_cases()),
+                         [](const auto& info) { return info.param.name; });
+
+// Rank 1 does not come to an exchange that rank 0 has handed over. Rank 0 then waits for its GPU in
+// calls that know no deadline.
+TEST(GpuWatchdog, EndsAHostCallBehindAnExchangeThatIsStuck) {
+  World& world = mpi_world();
+  if (world.world_size() < 2) return;
+  Accelerator& gpu = *gpu_of_test();
+  {
+    const auto communicator = connect();
+    DeviceMemory memory = gpu.allocate(2 << 20);
+    const auto half = [&](size_t i) { return memory.bytes().subspan(i << 20, 1 << 20); };
+    const int peer = world.world_rank() ^ 1;
+    const auto swap = [&] {
+      const SendOp send{peer, half(0)};
+      const RecvOp recv{peer, half(1)};
+      return communicator->exchange({&send, 1}, {&recv, 1}, nullptr, "a swap", Deadline::after_s(3));
+    };
+    if (world.world_rank() < 2) {
+      // The first one connects the two; the next is handed over at once.
+      ASSERT_TRUE(swap().is_ok());
+      ASSERT_TRUE(communicator->settle("the first swap", soon()).is_ok());
+    }
+    if (world.world_rank() == 0) {
+      const Stopwatch watch;
+      ASSERT_TRUE(swap().is_ok());
+      gpu.compute().wait_for(gpu.communication().mark());
+      std::vector<std::byte> back(1 << 20);
+      gpu.compute().copy(back.data(), half(1).data(), back.size());  // not pinned: waits
+      ASSERT_TRUE(settle(gpu.compute()).is_ok());
+      EXPECT_LT(watch.elapsed_s(), 20);
+      const Status found = communicator->settle("after", soon());
+      EXPECT_EQ(found.code(), StatusCode::kTimeout) << found.to_string();
+      EXPECT_NE(found.message().find("rank 1"), std::string::npos) << found.to_string();
+    }
+    ASSERT_TRUE(world.control_plane().barrier("rank 0 has given up", Deadline::after_s(60)).is_ok());
+  }
+}
 
 TEST(GpuWorld, OfOneHasNoCommunicator) {
   if (mpi_world().world_size() > 1) return;
