@@ -22,16 +22,18 @@ SIZES_MIB = [0.07, 0.125, 0.25, 0.5, 1, 2, 8]
 
 
 def compare(options, rate):
-    ms = {size: [] for size in [0, *SIZES_MIB]}
+    ms, chosen_mib = {size: [] for size in [0, *SIZES_MIB]}, []
     for number in range(options.rounds):
         sizes = list(ms)[number % len(ms):] + list(ms)[:number % len(ms)]
         for size in sizes:
             with tempfile.TemporaryDirectory() as folder:
-                ms[size].append(compare_hosts.lockstep(options, RATES[rate], folder, bucket_mib=size)[0])
-            print(f"{rate} round {number + 1} {size or 'chosen'} MiB: {ms[size][-1]:.2f} ms a step", flush=True)
+                took_ms, _, mib = compare_hosts.lockstep(options, RATES[rate], folder, bucket_mib=size)
+            ms[size].append(took_ms)
+            chosen_mib += [mib] if size == 0 else []
+            print(f"{rate} round {number + 1} {mib:.2f} MiB{'' if size else ' (chosen)'}: {took_ms:.2f} ms a step", flush=True)
     best = min(SIZES_MIB, key=lambda size: statistics.median(ms[size]))
     ratio = spread([chosen / other for chosen, other in zip(ms[0], ms[best])])
-    return {"rate": rate, "step_ms_by_mib": {str(size or "chosen"): times for size, times in ms.items()}, "best_mib": best,
+    return {"rate": rate, "chosen_mib": chosen_mib, "step_ms_by_mib": {str(size or "chosen"): times for size, times in ms.items()}, "best_mib": best,
             "ratios": {"chosen over best": ratio}}
 
 

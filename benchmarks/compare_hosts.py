@@ -78,8 +78,8 @@ def forwarded(names):
 
 
 def lockstep(options, case, folder, bucket_mib=0):
-    """Milliseconds of a step of a case, one of CASES or alike, by the wall clock, and the share of it in which a rank only
-    waited."""
+    """Milliseconds of a step of a case, one of CASES or alike, by the wall clock, the share of it in which a rank only
+    waited, and the size of buckets."""
     model, micro_batch, rate, steps, before = case
     table, recipe = f"{folder}/table.csv", pathlib.Path(folder, "recipe.toml")
     if model in HIDDEN:
@@ -90,11 +90,12 @@ def lockstep(options, case, folder, bucket_mib=0):
     recipe.write_text(RECIPE.format(model=tables, micro_batch=micro_batch, bucket_mib=bucket_mib, memory_format=memory_format))
     hand_on = forwarded(["OMP_NUM_THREADS", *MALLOC]) if rate else []
     run("lockstep", [*place(options, rate), *hand_on, str(options.program), "train", str(recipe), "--run-dir",
-                             f"{folder}/run", "--stop-after", str(before + steps), "--set", "checkpoint.keep_latest=1"], {})
+                             f"{folder}/run", "--report", f"{folder}/report.json", "--stop-after", str(before + steps), "--set", "checkpoint.keep_latest=1"], {})
     lines = [json.loads(line) for line in pathlib.Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if line["event"] == "step"][before - 1:before + steps]
     ms = (lines[-1]["unix_s"] - lines[0]["unix_s"]) / (len(lines) - 1) * 1e3
-    return ms, statistics.median(line["exposed_ms"] / line["step_ms"] for line in lines[1:])
+    exposed = statistics.median(line["exposed_ms"] / line["step_ms"] for line in lines[1:])
+    return ms, exposed, json.loads(pathlib.Path(folder, "report.json").read_text())["bucket_mib"]
 
 
 def ddp(options, case, best):
@@ -115,7 +116,7 @@ def compare(options, case):
         for name in list(ms) if number % 2 == 0 else list(reversed(ms)):
             if name == "lockstep":
                 with tempfile.TemporaryDirectory() as folder:
-                    took_ms, share = lockstep(options, CASES[case], folder)
+                    took_ms, share, _ = lockstep(options, CASES[case], folder)
                 exposed.append(share)
             else:
                 took_ms = ddp(options, CASES[case], best=True)

@@ -24,18 +24,14 @@ constexpr double kAgreeTimeoutS = 30;
 // Of a rank alone, which exchanges nothing: gradients are folded while they are in cache.
 constexpr double kBucketMibAlone = 4;
 // What an exchange costs beside its measured latency where its thread shares a processor with
-// compute, which was idle when that was measured: the two take turns. Measured: DESIGN.md 7.
-constexpr double kTurnS = 1e-3;
+// compute, which was idle when that was measured: the two take turns, and one has the processor for
+// about this long (Linux's base slice). Measured: DESIGN.md 7.
+constexpr double kTurnS = 3e-3;
 
 }  // namespace
 
 DataParallel::Impl::~Impl() {
-  if (is_on_device() && gate != nullptr && phase == Phase::kIdle && comm_status.is_ok()) {
-    // The module lives on and may be used: its parameters are to be those of the last step, and
-    // nothing of ours may go while an exchange works in it.
-    gate->pass_marks();
-    data_communicator().settle("parameters of the last step", deadline()).ignore();
-  }
+  if (is_on_device()) end_on_device();
   if (worker == nullptr || worker->is_idle()) return;
   if (phase == Phase::kAccumulating) {
     // An exception passes through a step: its peers must not keep the thread waiting.
@@ -43,6 +39,22 @@ DataParallel::Impl::~Impl() {
   } else {
     worker->drain();
   }
+}
+
+// The module lives on and may be used: its parameters are to be those of the last step. And nothing
+// of ours may go while an exchange works in it.
+void DataParallel::Impl::end_on_device() {
+  if (device_communicator == nullptr) return;
+  bool is_well = phase != Phase::kAccumulating && comm_status.is_ok();
+  if (is_well) {
+    if (gate != nullptr) gate->pass_marks();
+    is_well = data_communicator().settle("parameters of the last step", deadline()).is_ok();
+  }
+  if (is_well) return;
+  data_communicator().abort("the step was given up");
+  const Status quiet = device.communication().settle("exchanges that were given up",
+                                                     Deadline::after_s(kAgreeTimeoutS));
+  if (!quiet.is_ok()) world.log().warn(quiet.message());
 }
 
 TreeReducerOptions DataParallel::Impl::transfers() const {
@@ -250,6 +262,7 @@ void DataParallel::Impl::exchange_bucket(size_t index) {
 }
 
 Status DataParallel::Impl::gather_bucket(size_t trainable, int bucket) {
+  if (world.world_size() == 1) return Status::ok();
   const Stopwatch watch;
   const QueueMark begin = device.communication().mark();
   const Status status = trainables[trainable].reducer->all_gather_bucket(

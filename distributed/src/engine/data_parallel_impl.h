@@ -97,6 +97,7 @@ struct DataParallel::Impl {
   /// A parameter's bytes go to the other ranks behind what computes them.
   void follow_compute() { device.communication().wait_for(device.compute().mark()); }
 
+  void end_on_device();
   TreeReducerOptions transfers() const;
   Status choose_buckets();
   void plan();

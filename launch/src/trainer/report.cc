@@ -85,6 +85,7 @@ std::string TrainReport::to_json() const {
                {"params_digest", params_digest},
                {"state_digest", state_digest},
                {"reduction", reduction},
+               {"bucket_mib", bucket_mib},
                {"final_train_loss", final_train_loss ? Json(*final_train_loss) : Json(nullptr)},
                {"eval", nullptr},
                {"skipped_steps", skipped_steps},

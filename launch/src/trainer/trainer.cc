@@ -409,6 +409,7 @@ Result<TrainReport> Trainer::Impl::report(const LoopReport& loop, const ResumePo
                    : (out.steps == start.num_steps ? TrainStop::kNothingNew : TrainStop::kSaved);
     out.stop_text = stop_text(out, parts.recipe.checkpoint().grace_s, loop.expected_save_ms);
   }
+  out.bucket_mib = parallel->bucket_choice().bucket_mib;
   out.reduction = parts.recipe.train().reduction;
   if (loop.last_step) out.final_train_loss = loop.last_step->loss;
   out.eval = loop.last_eval;

@@ -1,6 +1,6 @@
 // The host as a device: its kernels do what the rest of core does by itself, and what its memory
 // promises.
-// Covers: host_device.cc
+// Covers: device_queue.cc host_device.cc
 #include "lockstep/core/device/device.h"
 
 #include <gtest/gtest.h>

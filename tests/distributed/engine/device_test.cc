@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <thread>
 
 #include "delayed_device.h"
 #include "odd_run.h"
@@ -155,6 +156,23 @@ TEST(OnADevice, EveryRankMustBeOnOne) {
     EXPECT_EQ(verdict.code(), StatusCode::kInvalidArgument) << verdict.to_string();
     EXPECT_NE(verdict.message().find("on a GPU"), std::string::npos) << verdict.message();
   }
+}
+
+TEST(DeviceQueue, AWaitHasADeadlineAndAName) {
+  testing::ImmediateQueue queue;
+  EXPECT_TRUE(queue.settle("what was done at once", Deadline::after_s(0)).is_ok());
+  auto mark = std::make_shared<testing::DelayedMark>();
+  const Stopwatch watch;
+  const Status status = queue.wait_until(mark, "norms of a step", Deadline::after_s(0.2));
+  EXPECT_GE(watch.elapsed_s(), 0.2);
+  EXPECT_EQ(status.code(), StatusCode::kTimeout);
+  EXPECT_EQ(status.message(), "norms of a step: the GPU was not done within 0.2 s");
+  std::thread later([&] {
+    sleep_ns(50'000'000);
+    mark->pass();
+  });
+  EXPECT_TRUE(queue.wait_until(mark, "norms of a step", Deadline::after_s(20)).is_ok());
+  later.join();
 }
 
 TEST(StagedMemory, CopiesBehindWhatWasComputedAndIsDoneOnceSettled) {

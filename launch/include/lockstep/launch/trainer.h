@@ -79,6 +79,7 @@ struct TrainReport {
   std::string params_digest;
   std::string state_digest;
   std::string reduction;
+  double bucket_mib = 0;  ///< what was aimed at: given, or chosen from the cost of an exchange
   std::optional<double> final_train_loss;
   std::optional<EvalRecord> eval;
   std::vector<int64_t> skipped_steps;
