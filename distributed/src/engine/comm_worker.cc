@@ -14,22 +14,30 @@ CommWorker::~CommWorker() {
   thread_.join();
 }
 
-void CommWorker::submit(std::function<void()> task) {
+uint64_t CommWorker::submit(std::function<void()> task) {
+  uint64_t number = 0;
   {
     std::lock_guard lock(mutex_);
     tasks_.push_back(std::move(task));
+    number = num_submitted_++;
   }
   work_.notify_one();
+  return number;
+}
+
+void CommWorker::wait_for(uint64_t task) {
+  std::unique_lock lock(mutex_);
+  done_.wait(lock, [&] { return num_done_ > task; });
 }
 
 void CommWorker::drain() {
   std::unique_lock lock(mutex_);
-  idle_.wait(lock, [this] { return tasks_.empty() && !busy_; });
+  done_.wait(lock, [this] { return num_done_ == num_submitted_; });
 }
 
 bool CommWorker::is_idle() const {
   std::lock_guard lock(mutex_);
-  return tasks_.empty() && !busy_;
+  return num_done_ == num_submitted_;
 }
 
 void CommWorker::run() {
@@ -39,12 +47,11 @@ void CommWorker::run() {
     if (tasks_.empty()) return;
     auto task = std::move(tasks_.front());
     tasks_.pop_front();
-    busy_ = true;
     lock.unlock();
     task();
     lock.lock();
-    busy_ = false;
-    if (tasks_.empty()) idle_.notify_all();
+    ++num_done_;
+    done_.notify_all();
   }
 }
 

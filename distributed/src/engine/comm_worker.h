@@ -4,6 +4,7 @@
 // drain() returns.
 
 #include <condition_variable>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <mutex>
@@ -20,19 +21,20 @@ class CommWorker {
   CommWorker(const CommWorker&) = delete;
   CommWorker& operator=(const CommWorker&) = delete;
 
-  /// `task` must not throw; it runs after all earlier ones.
-  void submit(std::function<void()> task);
-  /// Returns once everything submitted so far has run. (Each task waits with a deadline of its
-  /// own.)
+  /// `task` must not throw; it runs after all earlier ones. Returns its number.
+  uint64_t submit(std::function<void()> task);
+  /// Returns once that task has run. (Each task waits with a deadline of its own.)
+  void wait_for(uint64_t task);
+  /// Returns once everything submitted so far has run.
   void drain();
   bool is_idle() const;
 
  private:
   void run();
   mutable std::mutex mutex_;
-  std::condition_variable work_, idle_;
+  std::condition_variable work_, done_;
   std::deque<std::function<void()>> tasks_;
-  bool busy_ = false;
+  uint64_t num_submitted_ = 0, num_done_ = 0;
   bool stopping_ = false;
   std::thread thread_;
 };

@@ -143,13 +143,15 @@ Result<StepGradients> DataParallel::reduce(int64_t step, uint64_t flags, const S
   LOCKSTEP_CHECK(impl.next_micro_batch == impl.micro_batches.end, "reduce(", step,
                  ") before backward() of every micro-batch: at ", impl.next_micro_batch, " of ",
                  impl.micro_batches.end);
+  const QueueMark computed = impl.device.compute().mark();
+  impl.sum_squares();
   if (impl.worker != nullptr) {
     impl.run_exposed([&] { impl.worker->drain(); });
     impl.gate->rest();
     impl.exposed_ms += impl.gate->take_waited_ms();
   }
-  LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(impl.settle_exchanges()));
-  Result<std::vector<double>> sums = impl.sum_squares();
+  LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(impl.settle_exchanges(computed)));
+  Result<std::vector<double>> sums = impl.settle_sums();
   LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(sums.status()));
   LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(impl.buffers->settle_integers(impl.deadline())));
   if (my_status.is_ok() && !impl.buffers->integer_conflict().empty()) {

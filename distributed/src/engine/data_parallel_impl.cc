@@ -113,6 +113,11 @@ void DataParallel::Impl::plan() {
           {static_cast<int>(s), trainable_index, static_cast<int>(b), space.elems_of(runs[b])});
     }
     value_plans.push_back(ShardPlan::plan(runs, size));
+    // Buckets go from the end of the space to its begin, sums the other way.
+    num_block_sums += value_plans.back().num_owned_blocks(rank);
+    int64_t first = num_block_sums;
+    for (size_t b = 0; b < runs.size(); ++b)
+      first_block_sum.push_back(first -= value_plans.back().piece(static_cast<int>(b), rank).num_blocks());
     trainables.push_back(
         {static_cast<int>(s), std::make_unique<TreeReducer>(communicator, space, value_plans.back(),
                                                             num_leaves, transfers(), device)});
@@ -192,6 +197,8 @@ void DataParallel::Impl::begin_step(int64_t at_step) {
   losses.clear();
   weights.clear();
   gradients->begin_step();
+  exchange_tasks.clear();
+  exchanged_marks.clear();
   reduced_during_backward = 0;
 }
 
@@ -210,17 +217,18 @@ void DataParallel::Impl::on_bucket_ready(size_t bucket) {
   if (schedule == CommSchedule::kAfterBackward) {
     deferred.push_back(bucket);
   } else if (worker != nullptr) {
-    worker->submit([this, bucket] {
+    exchange_tasks.push_back(worker->submit([this, bucket] {
       // Nobody catches above a thread.
       const Status done = caught([&] {
         exchange_bucket(bucket);
         return Status::ok();
       });
       if (!done.is_ok()) comm_status = done.with_context(cat("exchange of bucket ", bucket));
-    });
+    }));
   } else if (is_on_device()) {
     follow_compute();
     exchange_bucket(bucket);
+    exchanged_marks.push_back(device.communication().mark());
   } else {
     run_exposed([this, bucket] { exchange_bucket(bucket); });
   }
@@ -282,9 +290,9 @@ Status DataParallel::Impl::broadcast(std::span<std::byte> bytes, int root, std::
 }
 
 // On a device the exchanges of a step are still under way when backward returns.
-Status DataParallel::Impl::settle_exchanges() {
+// `computed`: when compute had nothing left to do but wait for them.
+Status DataParallel::Impl::settle_exchanges(const QueueMark& computed) {
   if (!is_on_device() || !comm_status.is_ok()) return comm_status;
-  const QueueMark computed = device.compute().mark();
   const Deadline until = deadline();
   // The communicator first: it alone notices a peer that is gone, for which compute may wait too.
   comm_status = data_communicator().settle(cat("exchanges of step ", step), until);
@@ -370,24 +378,29 @@ std::vector<double> DataParallel::Impl::losses_of_step() const {
   return {data, data + all.numel()};
 }
 
-Result<std::vector<double>> DataParallel::Impl::sum_squares() {
-  DeviceQueue& queue = device.communication();
-  double* sums = reinterpret_cast<double*>(block_sums.data());
-  int64_t num_blocks = 0;
-  for (const TrainableSpace& space : public_spaces) {
-    const int64_t elem_bytes = dtype_size_bytes(space.space->dtype);
-    for (BlockRun run : space.plan->owned(world.world_rank())) {
-      const ElemRun elems = space.space->elems_of(run);
-      queue.block_sums_of_squares(
-          space.space->dtype,
-          static_cast<const std::byte*>(space.gradient_sums) + elems.first * elem_bytes,
-          elems.num_elems(), sums + num_blocks);
-      num_blocks += run.num_blocks();
-    }
+// Bucket by bucket, behind its exchange, while the next ones are on the wire.
+void DataParallel::Impl::sum_squares() {
+  DeviceQueue& queue = device.compute();
+  auto* sums = reinterpret_cast<double*>(block_sums.data());
+  for (size_t i = 0; i < gradients->buckets().size(); ++i) {
+    if (i < exchange_tasks.size()) run_exposed([&] { worker->wait_for(exchange_tasks[i]); });
+    if (i < exchanged_marks.size()) queue.wait_for(exchanged_marks[i]);
+    const GradientBucket& bucket = gradients->buckets()[i];
+    const TrainableSpace& space = public_spaces[static_cast<size_t>(bucket.trainable_index)];
+    const BlockRun own = space.plan->piece(bucket.index_in_space, world.world_rank());
+    if (own.num_blocks() == 0) continue;
+    const ElemRun elems = space.space->elems_of(own);
+    queue.block_sums_of_squares(space.space->dtype,
+                                static_cast<const std::byte*>(space.gradient_sums) +
+                                    elems.first * dtype_size_bytes(space.space->dtype),
+                                elems.num_elems(), sums + first_block_sum[i]);
   }
-  std::vector<double> values(static_cast<size_t>(num_blocks));
-  queue.copy(values.data(), sums, values.size() * sizeof(double));
-  LOCKSTEP_RETURN_IF_ERROR(queue.settle("norms of a step", deadline()));
+}
+
+Result<std::vector<double>> DataParallel::Impl::settle_sums() {
+  std::vector<double> values(static_cast<size_t>(num_block_sums));
+  device.compute().copy(values.data(), block_sums.data(), values.size() * sizeof(double));
+  LOCKSTEP_RETURN_IF_ERROR(device.compute().settle("norms of a step", deadline()));
   return values;
 }
 

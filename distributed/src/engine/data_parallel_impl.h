@@ -76,6 +76,10 @@ struct DataParallel::Impl {
   std::vector<at::Tensor> losses;  // doubles, of this rank's micro-batches so far
   std::vector<double> weights;
   std::vector<size_t> deferred;  // buckets to exchange after backward
+  // What ends the exchange of a bucket, in the order in which they are exchanged, which is theirs:
+  // the thread's task, or a mark of the device.
+  std::vector<uint64_t> exchange_tasks;
+  std::vector<QueueMark> exchanged_marks;
   Status comm_status;            // written by the communication thread, read after drain()
   std::atomic<bool> in_backward{false};
   std::atomic<int> reduced_during_backward{0};
@@ -83,7 +87,10 @@ struct DataParallel::Impl {
   double exposed_ms = 0;                  // since the last reduce()
   double communication_ms = 0;            // by the thread that communicates, read after drain()
   std::vector<std::pair<QueueMark, QueueMark>> exchange_marks;  // begin and end, on a device
-  DeviceMemory block_sums;                                     // of this rank's gradient blocks
+  // Of this rank's gradient blocks, space after space, and where those of a bucket begin.
+  DeviceMemory block_sums;
+  std::vector<int64_t> first_block_sum;
+  int64_t num_block_sums = 0;
   std::vector<size_t> first_gate_bucket;                       // by trainable space
   std::unique_ptr<ParameterGate> gate;  // where exchanges have a thread, or a device's queue
   std::unique_ptr<CommWorker> worker;     // last: joined before what it uses goes away
@@ -110,8 +117,9 @@ struct DataParallel::Impl {
   Status gather_bucket(size_t trainable, int bucket);
   void gather_behind(size_t trainable, int bucket);
   void run_exposed(const std::function<void()>& communicate);
-  Status settle_exchanges();
-  Result<std::vector<double>> sum_squares();
+  Status settle_exchanges(const QueueMark& computed);
+  void sum_squares();
+  Result<std::vector<double>> settle_sums();
   Status broadcast(std::span<std::byte> bytes, int root, std::string_view what);
   void finish_backward();
   void take_part_with_zeros(int64_t at_step);
