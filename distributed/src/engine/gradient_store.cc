@@ -159,36 +159,54 @@ void GradientStore::on_gradient(size_t index) {
   LOCKSTEP_CHECK(
       !parameter.has_fired, "'", names_[index],
       "' received a gradient twice in one backward (a re-entrant backward inside the model?)");
-  if (!parameter.is_in_leaf) take_first(parameter, names_[index]);
+  const at::Tensor grad = parameter.is_in_leaf ? at::Tensor() : take(parameter, names_[index]);
   parameter.has_fired = true;
   used_[index] = true;
-  if (!position_.is_last) return;
-  for (size_t bucket : parameter.buckets) {
-    if (--pending_[bucket] == 0) complete(bucket);
+  const ElemRun all{parameter.first_elem, parameter.first_elem + parameter.num_elems};
+  if (!position_.is_last) {
+    if (!grad.defined()) return;
+    put(parameter, grad, all);
+    parameter.tensor.mutable_grad() = parameter.views[static_cast<size_t>(fold_step().slot)];
+    return;
+  }
+  // Piece by piece: the exchange of a large tensor's first bucket begins while the rest is copied.
+  for (size_t b : parameter.buckets) {
+    const ElemRun bucket = buckets_[b].elems;
+    if (grad.defined())
+      put(parameter, grad, {std::max(all.first, bucket.first), std::min(all.end, bucket.end)});
+    if (--pending_[b] == 0) complete(b);
   }
 }
 
-void GradientStore::take_first(Parameter& parameter, const std::string& name) {
+/// The gradient that autograd has left, which from here on is the leaf's.
+at::Tensor GradientStore::take(Parameter& parameter, const std::string& name) {
   at::Tensor grad = std::move(parameter.tensor.mutable_grad());
   parameter.tensor.mutable_grad() = at::Tensor();
   LOCKSTEP_CHECK(grad.defined() && has_layout_of(grad, parameter.views[0]), "the gradient of '",
                  name,
                  "' is not a dense tensor of the parameter's shape and dtype (a sparse "
                  "embedding?); only dense gradients can be reduced");
-  const void* values = grad.const_data_ptr();
-  int t = parameter.trainable_index, slot = fold_step().slot;
-  if (is_added_at_once()) {
-    add(t, fold_step().merges[0].into, parameter.first_elem, values, parameter.num_elems);
-  } else if (is_rounded(t) && has_one_micro_batch()) {
-    device_.compute().round_to_bf16(
-        reinterpret_cast<float*>(elems_of_slot(t, slot, parameter.first_elem)),
-        static_cast<const float*>(values), parameter.num_elems);
-  } else {
-    device_.compute().copy(elems_of_slot(t, slot, parameter.first_elem), values, grad.nbytes());
-    if (!position_.is_last)
-      parameter.tensor.mutable_grad() = parameter.views[static_cast<size_t>(slot)];
-  }
   parameter.is_in_leaf = true;
+  return grad;
+}
+
+/// `part` of a parameter's gradient, in elements of its space, to where the leaf is.
+void GradientStore::put(const Parameter& parameter, const at::Tensor& grad, ElemRun part) {
+  const int t = parameter.trainable_index, slot = fold_step().slot;
+  const int64_t elem_bytes = dtype_size_bytes(dtypes_[static_cast<size_t>(t)]);
+  const std::byte* values = static_cast<const std::byte*>(grad.const_data_ptr()) +
+                            (part.first - parameter.first_elem) * elem_bytes;
+  if (is_added_at_once()) {  // has no slot
+    add(t, fold_step().merges[0].into, part.first, values, part.num_elems());
+    return;
+  }
+  std::byte* to = elems_of_slot(t, slot, part.first);
+  if (is_rounded(t) && has_one_micro_batch()) {
+    device_.compute().round_to_bf16(reinterpret_cast<float*>(to),
+                                    reinterpret_cast<const float*>(values), part.num_elems());
+  } else {
+    device_.compute().copy(to, values, static_cast<size_t>(part.num_elems() * elem_bytes));
+  }
 }
 
 void GradientStore::take_zeros(Parameter& parameter) {

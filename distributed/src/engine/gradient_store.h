@@ -79,14 +79,15 @@ class GradientStore {
   struct Parameter {
     at::Tensor tensor;
     std::vector<at::Tensor> views;  ///< one a slot
-    std::vector<size_t> buckets;    ///< that it overlaps
+    std::vector<size_t> buckets;    ///< that it overlaps, from its end to its begin
     int trainable_index = 0;
     int64_t first_elem = 0, num_elems = 0;  ///< in its space
     bool has_fired = false;                 ///< in this micro-batch
     bool is_in_leaf = false;                ///< the leaf has a gradient of it
   };
   void on_gradient(size_t parameter);
-  void take_first(Parameter& parameter, const std::string& name);
+  static at::Tensor take(Parameter& parameter, const std::string& name);
+  void put(const Parameter& parameter, const at::Tensor& grad, ElemRun part);
   void take_zeros(Parameter& parameter);
   void add(int trainable_index, int into_slot, int64_t first_elem, const void* from,
            int64_t num_elems);
