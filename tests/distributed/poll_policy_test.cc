@@ -49,5 +49,28 @@ TEST(PollPolicy, KeepsLookingAndYieldingInAWaitOfAnyLength) {
   EXPECT_EQ(num_yields, kPolls - 20);
 }
 
+TEST(WireRate, KnowsNothingBeforeALongExchange) {
+  WireRate rate;
+  EXPECT_EQ(rate.usual_wait_ns(1 << 20), 0);
+  rate.saw(WireRate::kMinBytes - 1, 1e9);
+  EXPECT_EQ(rate.usual_wait_ns(1 << 20), 0) << "a short exchange says nothing";
+  rate.saw(1 << 20, 8.0 * (1 << 20));
+  EXPECT_EQ(rate.usual_wait_ns(1 << 10), 8.0 * (1 << 10));
+  EXPECT_EQ(rate.usual_wait_ns(0), 0);
+}
+
+/// Some exchanges were there before the rank came, some had a late peer; the first one, too.
+TEST(WireRate, IsTheMedianWhereverItBegan) {
+  constexpr size_t kBytes = 1 << 20;
+  for (double first_ns : {1.0, 1e12}) {
+    WireRate rate;
+    rate.saw(kBytes, first_ns);
+    for (int round = 0; round < 200; ++round) {
+      for (double ns_per_byte : {8.0, 0.0, 8.1, 1e6, 7.9}) rate.saw(kBytes, ns_per_byte * kBytes);
+    }
+    EXPECT_NEAR(rate.usual_wait_ns(kBytes) / kBytes, 8.0, 1.7);
+  }
+}
+
 }  // namespace
 }  // namespace lockstep

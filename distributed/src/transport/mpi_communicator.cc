@@ -24,7 +24,9 @@ int tag_of(size_t size_bytes) {
 /// Polls without progress before the processor is given away between them. A poll takes 0.1-0.3 us;
 /// a message that is on its way within a host arrives within a few hundred of them.
 constexpr uint16_t kSpinPolls = 2000;
-constexpr uint16_t kSpinPollsOversubscribed = 20;
+constexpr uint16_t kSpinPollsAtOnce = 20;
+/// What the kernel adds to a pause before the thread runs again (timer slack and a switch).
+constexpr double kWakeUpNs = 50'000;
 /// Rings take 256 KiB for each ordered pair: 64 MiB a host at this many.
 constexpr int kMaxRanksWithRings = 16;
 
@@ -79,6 +81,8 @@ class MpiCommunicator final : public PeerExchangeCommunicator {
   std::vector<int> peers_waited_for() const;
   void let_go();
   void pause() const;
+  size_t longest_far_bytes() const;
+  uint16_t num_spin_polls(size_t num_far_bytes) const;
   template <typename T>
   Status all_reduce(T* values, int64_t num_elems, MPI_Datatype type);
 
@@ -86,6 +90,7 @@ class MpiCommunicator final : public PeerExchangeCommunicator {
   MpiCommunicatorOptions options_;
   std::atomic<bool> is_aborted_ = false;
   LocalRings rings_;
+  WireRate wire_rate_;
   // Of the exchange under way; kept to save allocations.
   std::vector<MPI_Request> requests_;
   std::vector<Part> parts_;
@@ -122,6 +127,25 @@ void MpiCommunicator::pause() const {
   } else {
     sched_yield();
   }
+}
+
+/// Bytes to or from other hosts in the exchange under way, in the direction that has more of them.
+size_t MpiCommunicator::longest_far_bytes() const {
+  std::array<size_t, 2> num_bytes{};
+  for (const Part& part : parts_) {
+    if (!rings_.carries(part.peer, 0)) num_bytes[part.is_recv ? 1 : 0] += part.size_bytes;
+  }
+  return std::ranges::max(num_bytes);
+}
+
+/// What is short, or near, comes within the spin. What will keep its waiter for longer than a pause
+/// lasts does not: the processor computes meanwhile, if it is given away at once.
+uint16_t MpiCommunicator::num_spin_polls(size_t num_far_bytes) const {
+  if (options_.is_oversubscribed) return kSpinPollsAtOnce;
+  bool is_network = options_.idle_pause_ns > 0;
+  double pause_ns = static_cast<double>(options_.idle_pause_ns) + kWakeUpNs;
+  return is_network && wire_rate_.usual_wait_ns(num_far_bytes) > pause_ns ? kSpinPollsAtOnce
+                                                                     : kSpinPolls;
 }
 
 /// Receives first: what arrives then has a place to go.
@@ -168,7 +192,8 @@ Status MpiCommunicator::post(std::span<const SendOp> sends, std::span<const Recv
 
 Status MpiCommunicator::wait_for_all(OnReceived on_received, std::string_view what,
                                      Deadline deadline) {
-  PollPolicy policy(options_.is_oversubscribed ? kSpinPollsOversubscribed : kSpinPolls);
+  size_t num_far_bytes = longest_far_bytes();
+  PollPolicy policy(num_spin_polls(num_far_bytes));
   Stopwatch watch;
   double next_told_s = options_.slow_wait_s;
   while (num_parts_left_ > 0 || !rings_.is_done()) {
@@ -184,6 +209,7 @@ Status MpiCommunicator::wait_for_all(OnReceived on_received, std::string_view wh
     }
     if (advice.should_yield) pause();
   }
+  wire_rate_.saw(num_far_bytes, watch.elapsed_s() * 1e9);
   return Status::ok();
 }
 
