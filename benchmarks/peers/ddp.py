@@ -148,9 +148,10 @@ def rank_main(rank, chosen, port):
         print(json.dumps({
             "images_per_s": statistics.median(rates),
             "windows_images_per_s": rates,
+            "samples_per_step": batch * chosen.ranks,
             "step_ms": batch * chosen.ranks / statistics.median(rates) * 1e3,
             "num_parameters": sum(parameter.numel() for parameter in net.parameters()),
-            "final_loss": float(loss),
+            "final_loss": loss.item(),
             "options": vars(chosen),
             "torch": torch.__version__,
             "malloc": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},

@@ -30,7 +30,7 @@ class Bench(runs.Case):
 
         recipe = self.recipe(runs.MLP)
         peer = self.write("peer.py", "import os\nassert 'OMPI_COMM_WORLD_RANK' not in os.environ\n"
-                          "assert len(os.sched_getaffinity(0)) == %d\nprint('warm')\nprint('{\"step_ms\": 7.5}')\n"
+                          "assert len(os.sched_getaffinity(0)) == %d\nprint('warm')\nprint('{\"step_ms\": 7.5, \"samples_per_step\": 48}')\n"
                           % len(os.sched_getaffinity(0)))
         self.program(2, "bench", "step", recipe, "--steps", "4", "--rounds", "2", "--peer", f"other={sys.executable} {peer}",
                      "--out", folder / "step.json")
@@ -56,7 +56,9 @@ class Bench(runs.Case):
         alone = self.program(1, "bench", "collectives", expect=64)
         self.assertIn("start it with mpirun -n N", alone.stderr)
         self.lockstep("bench", "report", self.path("nowhere"), expect=65)
-        for peer, why in (("exit 3", "exit code 3"), ("echo '{\"ms\": 1}'", "step_ms"), ("kill -9 $$", "signal 9")):
+        for peer, why in (("exit 3", "exit code 3"), ("echo '{\"ms\": 1}'", "step_ms"),
+                          ("echo '{\"step_ms\": 1}'", "samples_per_step"),
+                          ("echo '{\"step_ms\": 1, \"samples_per_step\": 49}'", "works 49 samples a step, and the recipe 48"), ("kill -9 $$", "signal 9")):
             done = self.program(2, "bench", "step", self.recipe(runs.MLP), "--steps", "2", "--rounds", "1", "--peer",
                                 f"other={peer}", expect=64)
             self.assertIn(why, done.stderr)

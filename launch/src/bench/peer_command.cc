@@ -70,15 +70,15 @@ Status read_to_end(int in, Deadline deadline, std::string* text) {
   }
 }
 
-std::optional<double> step_ms_in(const std::string& text) {
+std::optional<PeerStep> step_in(const std::string& text) {
   for (size_t end = text.size(); end > 0;) {
     const size_t newline = text.rfind('\n', end - 1);
     const size_t first = newline == std::string::npos ? 0 : newline + 1;
     if (end > first && text[first] == '{') {
       const auto json = nlohmann::json::parse(text.substr(first, end - first), nullptr, false);
-      if (json.is_discarded() || !json.contains("step_ms") || !json["step_ms"].is_number())
-        return std::nullopt;
-      return json["step_ms"].get<double>();
+      const auto has = [&](const char* key) { return json.contains(key) && json[key].is_number(); };
+      if (json.is_discarded() || !has("step_ms") || !has("samples_per_step")) return std::nullopt;
+      return PeerStep{json["step_ms"].get<double>(), json["samples_per_step"].get<int64_t>()};
     }
     end = newline == std::string::npos ? 0 : newline;
   }
@@ -87,7 +87,7 @@ std::optional<double> step_ms_in(const std::string& text) {
 
 }  // namespace
 
-Result<double> step_ms_of_peer(const std::string& command, Deadline deadline) {
+Result<PeerStep> step_of_peer(const std::string& command, Deadline deadline) {
   int ends[2];  // ours, and its standard output
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
     return io_error(cat("socketpair: ", std::strerror(errno)));
@@ -115,9 +115,10 @@ Result<double> step_ms_of_peer(const std::string& command, Deadline deadline) {
   }
   if (status.code() == StatusCode::kTimeout) return timeout_error(failed(status.message()));
   LOCKSTEP_RETURN_IF_ERROR(status);
-  if (const auto step_ms = step_ms_in(text)) return *step_ms;
+  if (const auto step = step_in(text)) return *step;
   return invalid_argument_error(
-      failed("it must end with a line of JSON that has \"step_ms\", as benchmarks/peers/ddp.py does"));
+      failed("it must end with a line of JSON that has \"step_ms\" and \"samples_per_step\", as "
+             "benchmarks/peers/ddp.py does"));
 }
 
 }  // namespace lockstep

@@ -66,29 +66,45 @@ Result<ExitCode> collectives(World& world, const CollectivesArguments& arguments
   return ExitCode::kDone;
 }
 
-Result<TrainReport> run_steps(World& world, const StepArguments& arguments,
+Result<TrainerParts> load_run(World& world, const StepArguments& arguments,
                               const std::string& reduction) {
   std::vector<std::string> overrides = arguments.overrides;
   overrides.push_back(cat("train.reduction=\"", reduction, "\""));
   auto parts = load_parts(arguments.recipe_path, overrides);
   LOCKSTEP_RETURN_IF_ERROR(world.control_plane().vote("recipe and data", parts.status(),
                                                       Deadline::after_s(kOpenTimeoutS)));
+  return parts;
+}
+
+Result<TrainReport> run_steps(World& world, const StepArguments& arguments,
+                              const std::string& reduction) {
+  LOCKSTEP_ASSIGN_OR_RETURN(TrainerParts parts, load_run(world, arguments, reduction));
   TrainerOptions options;
   options.stop_after_steps = arguments.steps;
   options.show_progress = false;
   options.may_share_gpu = arguments.may_share_gpu;
   LOCKSTEP_ASSIGN_OR_RETURN(Trainer trainer,
-                            Trainer::make(world, std::move(parts).value(), options));
+                            Trainer::make(world, std::move(parts), options));
   return trainer.run();
 }
 
-/// Rank 0 starts it, the others sleep until it is through. Only rank 0 has the time.
-Result<double> run_peer(World& world, const std::string& command) {
-  Result<double> step_ms = 0.0;
+/// Rank 0 starts it, the others sleep until it is through. Only rank 0 has the time. A peer whose
+/// step has another number of samples than ours is refused: the times would say nothing.
+Result<double> run_peer(World& world, const std::string& command, int64_t samples_per_step) {
+  Result<PeerStep> peer = PeerStep{};
   const Deadline deadline = Deadline::after_s(kPeerTimeoutS);
-  if (world.world_rank() == 0) step_ms = step_ms_of_peer(command, deadline);
-  LOCKSTEP_RETURN_IF_ERROR(world.control_plane().vote("a peer", step_ms.status(), Deadline::after_s(2 * kPeerTimeoutS)));
-  return step_ms;
+  if (world.world_rank() == 0) {
+    peer = step_of_peer(command, deadline);
+    if (peer.is_ok() && peer.value().samples_per_step != samples_per_step) {
+      peer = invalid_argument_error(
+          cat("the peer '", command, "' works ", peer.value().samples_per_step,
+              " samples a step, and the recipe ", samples_per_step,
+              ": make them equal (train.micro_batch_size x train.micro_batches_per_step here, ranks x "
+              "--micro-batch for benchmarks/peers/ddp.py)"));
+    }
+  }
+  LOCKSTEP_RETURN_IF_ERROR(world.control_plane().vote("a peer", peer.status(), Deadline::after_s(2 * kPeerTimeoutS)));
+  return peer.value().step_ms;
 }
 
 Result<ExitCode> step(World& world, const StepArguments& arguments) {
@@ -96,11 +112,13 @@ Result<ExitCode> step(World& world, const StepArguments& arguments) {
   for (const auto& [name, command] : arguments.peers) sides.push_back(name);
   std::map<std::string, std::vector<TrainReport>> reports;
   std::map<std::string, std::vector<double>> step_ms;  // of each round
+  LOCKSTEP_ASSIGN_OR_RETURN(const TrainerParts parts, load_run(world, arguments, sides[0]));
+  const int64_t samples_per_step = parts.recipe.global_batch();
   for (int round = 0; round < arguments.rounds; ++round) {
     for (size_t turn = 0; turn < sides.size(); ++turn) {
       const std::string& side = sides[(static_cast<size_t>(round) + turn) % sides.size()];
       if (const auto peer = arguments.peers.find(side); peer != arguments.peers.end()) {
-        LOCKSTEP_ASSIGN_OR_RETURN(const double ms, run_peer(world, peer->second));
+        LOCKSTEP_ASSIGN_OR_RETURN(const double ms, run_peer(world, peer->second, samples_per_step));
         step_ms[side].push_back(ms);
         continue;
       }
@@ -117,6 +135,7 @@ Result<ExitCode> step(World& world, const StepArguments& arguments) {
                {"overrides", arguments.overrides},
                {"world_size", world.world_size()},
                {"num_hosts", world.num_hosts()},
+               {"samples_per_step", samples_per_step},
                {"steps", arguments.steps},
                {"rounds", arguments.rounds}};
   for (const std::string& side : sides) {
@@ -209,7 +228,7 @@ void add_step(CLI::App* bench, const CommandLine& line) {
               arguments->peers[name] = peer.substr(equals + 1);
             }
           },
-          "NAME=COMMAND (repeatable): run by rank 0 in turns with the rest; its last line of JSON has step_ms")
+          "NAME=COMMAND (repeatable): run by rank 0 in turns with the rest; its last line of JSON has step_ms and samples_per_step")
       ->allow_extra_args(false);
   command->add_flag("--share-gpu", arguments->may_share_gpu);
   command->add_option("--out", arguments->out, "Write the JSON here");
