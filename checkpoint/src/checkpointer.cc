@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <set>
 #include <system_error>
 #include <thread>
 
@@ -64,6 +65,24 @@ Result<Attempt> begin_attempt(const CheckpointerOptions& options) {
 
 }  // namespace
 
+std::vector<std::string> BuildIdentity::differences_to(const BuildIdentity& now) const {
+  std::vector<std::string> differences;
+  const auto compare = [&](std::string_view what, std::string_view then, std::string_view today) {
+    if (then != today) differences.push_back(cat(what, " ", then, ", now ", today));
+  };
+  const auto value_of = [](const BuildIdentity& build, const std::string& name) {
+    const auto it = build.versions.find(name);
+    return it != build.versions.end() ? it->second : std::string("none");
+  };
+  compare("instruction set", instruction_set, now.instruction_set);
+  std::set<std::string> names;
+  for (const BuildIdentity* build : {this, &now}) {
+    for (const auto& [name, version] : build->versions) names.insert(name);
+  }
+  for (const std::string& name : names) compare(name, value_of(*this, name), value_of(now, name));
+  return differences;
+}
+
 Checkpointer::Checkpointer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Checkpointer::Checkpointer(Checkpointer&&) noexcept = default;
 Checkpointer& Checkpointer::operator=(Checkpointer&&) noexcept = default;
@@ -105,19 +124,10 @@ const SaveReport& Checkpointer::last_report() const {
 
 void Checkpointer::Impl::warn_of_other_build(const Restored& restored) const {
   if (options.plane->world_rank() != 0) return;
-  const BuildIdentity& now = options.build;
-  if (restored.build.instruction_set != now.instruction_set) {
-    options.log.warn(cat(restored.path, ": saved with instruction set ",
-                         restored.build.instruction_set, ", now ", now.instruction_set,
-                         ": the numbers from here on may differ"));
-  }
-  for (const auto& [library, version] : now.versions) {
-    const auto it = restored.build.versions.find(library);
-    if (it != restored.build.versions.end() && it->second != version) {
-      options.log.warn(cat(restored.path, ": saved with ", library, " ", it->second, ", now ",
-                           version, ": the numbers from here on may differ"));
-    }
-  }
+  const std::vector<std::string> differences = restored.build.differences_to(options.build);
+  if (differences.empty()) return;
+  options.log.warn(cat(restored.path, ": saved with ", join(differences, "; with "),
+                       ": the numbers from here on may differ"));
 }
 
 Result<std::optional<Restored>> Checkpointer::restore(const RestoreRequest& request) {

@@ -148,12 +148,14 @@ Status Staging::fill_next(Deadline deadline) {
     LOCKSTEP_ASSIGN_OR_RETURN(const size_t buffer, free_buffer(deadline));
     ahead_ = begin_piece(buffer, next_);
   }
-  const PieceAhead piece = *std::exchange(ahead_, std::nullopt);
-  // The next one crosses to the host while this one is hashed.
-  if (device_ != nullptr && piece.end.slice < slices_.size() && has_buffer()) {
+  // The next one crosses to the host while this one is hashed. What fails here leaves this one for
+  // drop_ahead() to wait for.
+  std::optional<PieceAhead> following;
+  if (device_ != nullptr && ahead_->end.slice < slices_.size() && has_buffer()) {
     LOCKSTEP_ASSIGN_OR_RETURN(const size_t buffer, free_buffer(deadline));
-    ahead_ = begin_piece(buffer, piece.end);
+    following = begin_piece(buffer, ahead_->end);
   }
+  const PieceAhead piece = *std::exchange(ahead_, std::move(following));
   if (device_ != nullptr) LOCKSTEP_RETURN_IF_ERROR(device_->settle(piece.copied));
   const size_t index = piece.buffer;
   const std::span<std::byte> to = buffers_[index].bytes().first(piece_bytes_);

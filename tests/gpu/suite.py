@@ -91,7 +91,7 @@ class Suite:
             env.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
         return env
 
-    def ranks(self, count, command):
+    def ranks(self, count, command, names_hosts=True):
         """A command on several ranks. Each is a host of its own for NCCL, which refuses two on one GPU otherwise."""
         if count == 1:
             return command
@@ -99,7 +99,8 @@ class Suite:
         words = ["mpirun", "--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1", *each]
         for rank in range(count):
             words += [":"] if rank else []
-            words += ["-n", "1", "-x", f"NCCL_HOSTID=rank{rank}", *map(str, command)]
+            names = ["-x", f"NCCL_HOSTID=rank{rank}"] if names_hosts else []
+            words += ["-n", "1", *names, *map(str, command)]
         return words
 
     def run(self, name, command, timeout_s=120, want=0, **env):
@@ -145,12 +146,12 @@ class Suite:
         path.write_text(RECIPE.format(data=self.data(), **values))
         return path
 
-    def train(self, name, ranks, *words, want=0, timeout_s=120, recipe=None, **values):
+    def train(self, name, ranks, *words, want=0, timeout_s=120, recipe=None, names_hosts=True, **values):
         """A run's report."""
         recipe = recipe or self.recipe(name, **values)
         report = self.out / f"{name}.json"
         self.run(name, self.ranks(ranks, [self.bin / "lockstep", "train", recipe, "--share-gpu", "--report", report,
-                                          *words]), want=want, timeout_s=timeout_s)
+                                          *words], names_hosts), want=want, timeout_s=timeout_s)
         return json.loads(report.read_text()) if report.exists() else {}
 
     # The parts.
@@ -175,6 +176,9 @@ class Suite:
                      for ranks in (1, 2, 3, 4)}
             check(len(set(found.values())) == 1, f"{optimizer}: digests differ: {found}")
             self.figures[f"digest_{optimizer}"] = found[1]
+        # --share-gpu alone is enough.
+        alone = self.train("invariance-share-gpu", 2, optimizer="sgd", names_hosts=False)["state_digest"]
+        check(alone == found[1], f"sgd with --share-gpu alone: digest {alone}, expected {found[1]}")
 
     def checkpoints(self):
         # The whole run on the GPU, and the same with a kill in the middle and another number of ranks after it.

@@ -111,7 +111,7 @@ class HostDevice final : public Device {
  public:
   std::string_view name() const override { return "cpu"; }
   bool is_host() const override { return true; }
-  std::vector<std::string> facts() const override { return {}; }
+  std::map<std::string, std::string> facts() const override { return {}; }
   DeviceQueue& compute() override { return queue_; }
   DeviceQueue& communication() override { return queue_; }
   DeviceQueue& staging() override { return queue_; }

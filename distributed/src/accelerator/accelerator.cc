@@ -29,7 +29,10 @@ Result<Candidate> find_gpu(World& world, const AcceleratorOptions& options) {
   return candidate;
 }
 
-Status check_sharing(World& world, const ChosenGpu& mine, Deadline deadline) {
+// NCCL takes two ranks of one host and GPU for a mistake, and ranks of one name for ranks of one host.
+constexpr const char* kNcclHostName = "NCCL_HOSTID";
+
+Status settle_sharing(World& world, const ChosenGpu& mine, bool may_share, Deadline deadline) {
   LOCKSTEP_ASSIGN_OR_RETURN(
       const auto texts,
       world.control_plane().all_gather("each rank's GPU", gpu_text(mine), deadline));
@@ -38,7 +41,10 @@ Status check_sharing(World& world, const ChosenGpu& mine, Deadline deadline) {
     LOCKSTEP_ASSIGN_OR_RETURN(ChosenGpu gpu, parse_gpu(static_cast<int>(rank), texts[rank]));
     chosen.push_back(std::move(gpu));
   }
-  return check_not_shared(chosen);
+  if (!may_share) return check_not_shared(chosen);
+  if (is_shared(chosen, world.world_rank()) && !environment_variable(kNcclHostName))
+    set_environment_variable(kNcclHostName, cat("rank", world.world_rank()));
+  return Status::ok();
 }
 
 }  // namespace
@@ -71,14 +77,12 @@ Result<std::shared_ptr<Accelerator>> open_accelerator(World& world,
       world.log().warn(cat("training on the processor: ", found.message()));
     return std::shared_ptr<Accelerator>();
   }
-  if (!options.may_share) {
-    const Status own = check_sharing(world, candidate->gpu, deadline);
-    if (own.code() == StatusCode::kInvalidArgument && options.wanted == "auto") {
-      world.log().warn(cat("training on the processor: ", own.message()));
-      return std::shared_ptr<Accelerator>();
-    }
-    LOCKSTEP_RETURN_IF_ERROR(own);
+  const Status own = settle_sharing(world, candidate->gpu, options.may_share, deadline);
+  if (own.code() == StatusCode::kInvalidArgument && options.wanted == "auto") {
+    world.log().warn(cat("training on the processor: ", own.message()));
+    return std::shared_ptr<Accelerator>();
   }
+  LOCKSTEP_RETURN_IF_ERROR(own);
   Result<std::shared_ptr<Accelerator>> opened =
       candidate->library->open(candidate->index, world.log());
   LOCKSTEP_RETURN_IF_ERROR(plane.vote("opening the GPUs", opened.status(), deadline));

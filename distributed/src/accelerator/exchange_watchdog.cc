@@ -126,6 +126,11 @@ std::string ExchangeWatchdog::text_of_oldest() const {
   return state_->exchanges.empty() ? std::string() : state_->exchanges.front().text();
 }
 
+bool ExchangeWatchdog::is_behind_compute() const {
+  std::lock_guard lock(state_->mutex);
+  return state_->drop_done().is_ok() && !state_->exchanges.empty() && !state_->deadline;
+}
+
 bool ExchangeWatchdog::stop(double wait_s) {
   bool has_ended = false;
   {

@@ -60,6 +60,9 @@ class ExchangeWatchdog {
   void watch(WatchedExchange exchange);
   /// Of those not seen to be done; empty without one.
   std::string text_of_oldest() const;
+  /// Whether something is watched that the device has not come to: it computes, and no exchange is
+  /// late. From any thread.
+  bool is_behind_compute() const;
   /// Ends the thread. False: it hangs in give_up() longer than this, and is left to itself.
   bool stop(double wait_s = 10);
 

@@ -19,24 +19,24 @@ Result<int> choose_gpu(int num_visible, int local_rank, int num_local_ranks, boo
 }
 
 Status check_not_shared(const std::vector<ChosenGpu>& chosen) {
-  std::map<std::string, int> first_of;
-  bool is_shared = false;
-  for (const ChosenGpu& gpu : chosen) {
-    if (!first_of.emplace(gpu.uuid, gpu.world_rank).second) is_shared = true;
-  }
-  if (!is_shared) return Status::ok();
+  std::map<std::string, int> num_sharers;
+  for (const ChosenGpu& gpu : chosen) ++num_sharers[gpu.uuid];
+  if (num_sharers.size() == chosen.size()) return Status::ok();
   std::string table = "two ranks would work on one GPU:";
   for (const ChosenGpu& gpu : chosen) {
-    const auto sharers = std::count_if(chosen.begin(), chosen.end(), [&](const ChosenGpu& other) {
-      return other.uuid == gpu.uuid;
-    });
     table += cat("\n  rank ", gpu.world_rank, "  ", gpu.host, "  ", gpu.name, "  ", gpu.uuid,
-                 sharers > 1 ? "  shared" : "");
+                 num_sharers[gpu.uuid] > 1 ? "  shared" : "");
   }
   return invalid_argument_error(
       cat(table,
           "\nGive each rank a GPU of its own (one rank a GPU on each host, or one visible device a "
           "rank), or let them take turns on it with --share-gpu"));
+}
+
+bool is_shared(const std::vector<ChosenGpu>& chosen, int world_rank) {
+  const std::string& mine = chosen[static_cast<size_t>(world_rank)].uuid;
+  return std::count_if(chosen.begin(), chosen.end(),
+                       [&](const ChosenGpu& gpu) { return gpu.uuid == mine; }) > 1;
 }
 
 std::string gpu_text(const ChosenGpu& gpu) {

@@ -24,6 +24,9 @@ struct ChosenGpu {
 /// Errors: kInvalidArgument with a table of ranks, hosts and GPUs when two ranks have the same.
 Status check_not_shared(const std::vector<ChosenGpu>& chosen);
 
+/// Whether another rank has the GPU of `world_rank`.
+bool is_shared(const std::vector<ChosenGpu>& chosen, int world_rank);
+
 /// As one line of text, and back. Errors: kInternal.
 std::string gpu_text(const ChosenGpu& gpu);
 Result<ChosenGpu> parse_gpu(int world_rank, const std::string& text);

@@ -1,5 +1,6 @@
 #include "cuda_device.h"
 
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -21,16 +22,19 @@ CudaDevice::CudaDevice(int index, const Log& log)
       events_(std::make_shared<EventPool>(index)),
       compute_(index, StreamKind::kOfLibTorch, events_),
       communication_(index, StreamKind::kOwnWithPriority, events_),
-      staging_(index, StreamKind::kOwn, events_) {}
+      staging_(index, StreamKind::kOwn, events_) {
+  C10_CUDA_CHECK(cudaGetDeviceProperties(&properties_, index_));
+}
 
-std::vector<std::string> CudaDevice::facts() const {
-  cudaDeviceProp properties{};
+std::map<std::string, std::string> CudaDevice::facts() const {
   int runtime = 0;
-  C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, index_));
   C10_CUDA_CHECK(cudaRuntimeGetVersion(&runtime));
-  return {cat("GPU ", properties.name, " sm_", properties.major, properties.minor, " with ",
-              properties.multiProcessorCount, " multiprocessors"),
-          cat("CUDA runtime ", runtime), cat("NCCL ", nccl_version_text())};
+  const at::CUDAHooksInterface& hooks = at::detail::getCUDAHooks();
+  return {{"GPU", cat(properties_.name, " sm_", properties_.major, properties_.minor, " with ",
+                      properties_.multiProcessorCount, " multiprocessors")},
+          {"CUDA", cat(runtime / 1000, ".", runtime % 1000 / 10)},
+          {"cuDNN", hooks.hasCuDNN() ? cat(hooks.versionCuDNN()) : "none"},
+          {"NCCL", nccl_version_text()}};
 }
 
 DeviceMemory CudaDevice::allocate(size_t num_bytes) {
@@ -66,12 +70,11 @@ DeviceMemoryUse CudaDevice::memory_use() const {
   const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(
       static_cast<c10::DeviceIndex>(index_));
   const auto all = static_cast<size_t>(StatType::AGGREGATE);
-  cudaDeviceProp properties{};
-  C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, index_));
   return {.in_use = static_cast<uint64_t>(stats.allocated_bytes[all].current),
           .peak_in_use = static_cast<uint64_t>(stats.allocated_bytes[all].peak),
           .reserved = static_cast<uint64_t>(stats.reserved_bytes[all].current),
-          .total = properties.totalGlobalMem};
+          .total = properties_.totalGlobalMem,
+          .num_times_full = static_cast<uint64_t>(stats.num_ooms)};
 }
 
 Result<std::unique_ptr<Communicator>> CudaDevice::connect(World& world, Deadline deadline) {

@@ -2,9 +2,9 @@
 // CudaDevice: one GPU of this process. Memory comes from LibTorch's allocator, so its statistics
 // and its account of what is full cover ours. Must not know: NCCL.
 
+#include <map>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "cuda_queue.h"
 #include "lockstep/core/base/log.h"
@@ -19,7 +19,7 @@ class CudaDevice final : public Accelerator {
 
   std::string_view name() const override { return name_; }
   bool is_host() const override { return false; }
-  std::vector<std::string> facts() const override;
+  std::map<std::string, std::string> facts() const override;
   DeviceQueue& compute() override { return compute_; }
   DeviceQueue& communication() override { return communication_; }
   DeviceQueue& staging() override { return staging_; }
@@ -32,6 +32,7 @@ class CudaDevice final : public Accelerator {
  private:
   int index_;
   std::string name_;
+  cudaDeviceProp properties_{};
   Log log_;
   std::shared_ptr<EventPool> events_;
   CudaQueue compute_, communication_, staging_;

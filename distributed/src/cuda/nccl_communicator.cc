@@ -152,7 +152,7 @@ Status NcclCommunicator::look() {
   return peer_failure_error(cat(ranks_text(lost), " gone (the connection closed)"));
 }
 
-// On the host. `text` names the call.
+// On the host. `text` names the call. Its time begins once the GPU has come to what was handed over.
 template <typename IsDone>
 Status NcclCommunicator::wait(const std::string& text, Deadline deadline, const IsDone& is_done) {
   const Stopwatch watch;
@@ -161,10 +161,14 @@ Status NcclCommunicator::wait(const std::string& text, Deadline deadline, const 
   for (int polls = 1;; ++polls) {
     const Result<bool> done = is_done();
     if (!done.is_ok()) return fail(done.status().with_context(text));
-    if (*done) return Status::ok();
+    // What was given up meanwhile is done, too, and has not come.
+    if (*done) return failure();
     if (polls % kPollsPerLook == 0) {
       const Status found = look();
       if (!found.is_ok()) return fail(found.with_context(text));
+      const bool is_computing = watchdog_ != nullptr && watchdog_->is_behind_compute();
+      if (is_computing && watch.elapsed_s() < kMaxComputeS)
+        deadline = Deadline::after_s(deadline.length_s());
       if (deadline.has_passed()) return fail(not_done_error(text, deadline.length_s()));
     }
     if (watch.elapsed_s() > next_warning_s) {

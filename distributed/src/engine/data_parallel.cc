@@ -143,17 +143,9 @@ Result<StepGradients> DataParallel::reduce(int64_t step, uint64_t flags, const S
   LOCKSTEP_CHECK(impl.next_micro_batch == impl.micro_batches.end, "reduce(", step,
                  ") before backward() of every micro-batch: at ", impl.next_micro_batch, " of ",
                  impl.micro_batches.end);
-  const QueueMark computed = impl.device.compute().mark();
-  impl.sum_squares();
-  if (impl.worker != nullptr) {
-    impl.run_exposed([&] { impl.worker->drain(); });
-    impl.gate->rest();
-    impl.exposed_ms += impl.gate->take_waited_ms();
-  }
-  LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(impl.settle_exchanges(computed)));
-  Result<std::vector<double>> sums = impl.settle_sums();
+  // Caught, here and below: a device that has failed throws, and no rank may leave alone.
+  Result<std::vector<double>> sums = caught([&] { return impl.end_exchanges(); });
   LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(sums.status()));
-  LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(impl.buffers->settle_integers(impl.deadline())));
   if (my_status.is_ok() && !impl.buffers->integer_conflict().empty()) {
     my_status = invalid_argument_error(
         cat("step ", step, ": integer buffer '", impl.buffers->integer_conflict(),
@@ -161,7 +153,10 @@ Result<StepGradients> DataParallel::reduce(int64_t step, uint64_t flags, const S
   }
   std::vector<StepMessage> messages;
   Status exchanged;
-  impl.run_exposed([&] { exchanged = impl.exchange_messages(flags, my_status, *std::move(sums), &messages); });
+  impl.run_exposed([&] {
+    exchanged = caught(
+        [&] { return impl.exchange_messages(flags, my_status, *std::move(sums), &messages); });
+  });
   LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(exchanged));
   impl.last_overlap = {static_cast<int>(impl.gradients->buckets().size()),
                        impl.reduced_during_backward, std::exchange(impl.communication_ms, 0),
@@ -186,7 +181,8 @@ Result<StepGradients> DataParallel::reduce(int64_t step, uint64_t flags, const S
   settle_step(messages, impl.public_spaces, impl.gradients->parameter_names(), &out);
   if (!impl.buffers->is_empty()) {
     if (out.is_finite) {
-      LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(impl.buffers->reduce(impl.deadline())));
+      LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(
+          caught([&] { return impl.buffers->reduce(impl.deadline()); })));
     } else {
       impl.buffers->discard();
     }

@@ -31,7 +31,7 @@ constexpr double kTurnS = 3e-3;
 }  // namespace
 
 DataParallel::Impl::~Impl() {
-  if (is_on_device()) end_on_device();
+  end_on_device();
   if (worker == nullptr || worker->is_idle()) return;
   if (phase == Phase::kAccumulating) {
     // An exception passes through a step: its peers must not keep the thread waiting.
@@ -45,16 +45,22 @@ DataParallel::Impl::~Impl() {
 // of ours may go while an exchange works in it.
 void DataParallel::Impl::end_on_device() {
   if (device_communicator == nullptr) return;
-  bool is_well = phase != Phase::kAccumulating && comm_status.is_ok();
-  if (is_well) {
+  // A device that has failed throws at whatever it is asked.
+  const Status ended = caught([&]() -> Status {
+    if (phase == Phase::kAccumulating) return aborted_error("a step is under way");
+    LOCKSTEP_RETURN_IF_ERROR(comm_status);
     if (gate != nullptr) gate->pass_marks();
-    is_well = data_communicator().settle("parameters of the last step", deadline()).is_ok();
-  }
-  if (is_well) return;
-  data_communicator().abort("the step was given up");
-  const Status quiet = device.communication().settle("exchanges that were given up",
-                                                     Deadline::after_s(kAgreeTimeoutS));
+    return device_communicator->settle("parameters of the last step", deadline());
+  });
+  if (ended.is_ok()) return;
+  device_communicator->abort("the step was given up");
+  const Status quiet = caught([&] {
+    return device.communication().settle("exchanges that were given up",
+                                         Deadline::after_s(kAgreeTimeoutS));
+  });
   if (!quiet.is_ok()) world.log().warn(quiet.message());
+  // Now, not after the gradients: one that still connects would begin to work in them.
+  device_communicator.reset();
 }
 
 TreeReducerOptions DataParallel::Impl::transfers() const {
@@ -290,14 +296,15 @@ Status DataParallel::Impl::broadcast(std::span<std::byte> bytes, int root, std::
 }
 
 // On a device the exchanges of a step are still under way when backward returns.
-// `computed`: when compute had nothing left to do but wait for them.
+// `computed`: when compute had nothing left to do but wait for them. It may have a whole step before
+// it, which no exchange's time-out is to measure.
 Status DataParallel::Impl::settle_exchanges(const QueueMark& computed) {
   if (!is_on_device() || !comm_status.is_ok()) return comm_status;
-  const Deadline until = deadline();
   // The communicator first: it alone notices a peer that is gone, for which compute may wait too.
-  comm_status = data_communicator().settle(cat("exchanges of step ", step), until);
+  comm_status = data_communicator().settle(cat("exchanges of step ", step), deadline());
   LOCKSTEP_RETURN_IF_ERROR(comm_status);
-  LOCKSTEP_RETURN_IF_ERROR(device.compute().settle("compute of a step", until));
+  LOCKSTEP_RETURN_IF_ERROR(
+      device.compute().settle("compute of a step", Deadline::after_s(kMaxComputeS)));
   DeviceQueue& queue = device.communication();
   for (const auto& [begin, end] : exchange_marks) communication_ms += queue.ms_between(begin, end);
   if (!exchange_marks.empty())
@@ -310,13 +317,21 @@ Status DataParallel::Impl::settle_exchanges(const QueueMark& computed) {
 void DataParallel::Impl::gather_behind(size_t trainable, int bucket) {
   const size_t gated = first_gate_bucket[trainable] + static_cast<size_t>(bucket);
   gate->watch();
-  gate->close(gated);
   if (worker == nullptr) {
     follow_compute();
-    if (comm_status.is_ok()) comm_status = caught([&] { return gather_bucket(trainable, bucket); });
-    gate->open(gated, device.communication().mark());
+    QueueMark gathered;
+    const Status done = caught([&] {
+      const Status handed = comm_status.is_ok() ? gather_bucket(trainable, bucket) : comm_status;
+      gathered = device.communication().mark();
+      return handed;
+    });
+    if (comm_status.is_ok()) comm_status = done;
+    // Whatever happened: one that reads a closed bucket waits for ever.
+    gate->close(gated);
+    gate->open(gated, std::move(gathered));
     return;
   }
+  gate->close(gated);
   worker->submit([this, trainable, bucket, gated] {
     if (comm_status.is_ok()) comm_status = caught([&] { return gather_bucket(trainable, bucket); });
     gate->open(gated);
@@ -397,10 +412,19 @@ void DataParallel::Impl::sum_squares() {
   }
 }
 
-Result<std::vector<double>> DataParallel::Impl::settle_sums() {
+Result<std::vector<double>> DataParallel::Impl::end_exchanges() {
+  const QueueMark computed = device.compute().mark();
+  sum_squares();
+  if (worker != nullptr) {
+    run_exposed([this] { worker->drain(); });
+    gate->rest();
+    exposed_ms += gate->take_waited_ms();
+  }
+  LOCKSTEP_RETURN_IF_ERROR(settle_exchanges(computed));
   std::vector<double> values(static_cast<size_t>(num_block_sums));
   device.compute().copy(values.data(), block_sums.data(), values.size() * sizeof(double));
   LOCKSTEP_RETURN_IF_ERROR(device.compute().settle("norms of a step", deadline()));
+  LOCKSTEP_RETURN_IF_ERROR(buffers->settle_integers(deadline()));
   return values;
 }
 

@@ -119,7 +119,7 @@ struct DataParallel::Impl {
   void run_exposed(const std::function<void()>& communicate);
   Status settle_exchanges(const QueueMark& computed);
   void sum_squares();
-  Result<std::vector<double>> settle_sums();
+  Result<std::vector<double>> end_exchanges();
   Status broadcast(std::span<std::byte> bytes, int root, std::string_view what);
   void finish_backward();
   void take_part_with_zeros(int64_t at_step);

@@ -90,7 +90,8 @@ std::vector<std::string> fingerprint(const FlatLayout& layout, const DataParalle
   lines.push_back(cat("intra_op_threads ", options.intra_op_threads));
   lines.push_back(cat("on a GPU ", options.accelerator != nullptr));
   if (options.accelerator != nullptr) {
-    for (const std::string& fact : options.accelerator->facts()) lines.push_back(fact);
+    for (const auto& [name, value] : options.accelerator->facts())
+      lines.push_back(cat(name, " ", value));
   }
   lines.push_back(cat("LibTorch ", TORCH_VERSION));
   lines.push_back(cat("instruction set ", instruction_set()));

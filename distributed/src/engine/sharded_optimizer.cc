@@ -99,6 +99,7 @@ struct ShardedOptimizer::Impl {
 
   Result<std::vector<std::string>> prepare();
   Result<std::vector<std::string>> plan();
+  Status update_and_gather(double schedule_factor, double grad_scale, UpdateReport* report);
   void update_piece(const Shard& shard, const Piece& piece, double schedule_factor, double grad_scale);
 };
 
@@ -172,6 +173,27 @@ void ShardedOptimizer::Impl::update_piece(const Shard& shard, const Piece& piece
   }
 }
 
+Status ShardedOptimizer::Impl::update_and_gather(double schedule_factor, double grad_scale,
+                                                 UpdateReport* report) {
+  DeviceQueue& queue = model.device().compute();
+  const auto [last_begin, last_end] = last_update;
+  QueueMark begin = queue.mark();
+  for (size_t s = 0; s < shards.size(); ++s) {
+    const Shard& shard = shards[s];
+    // From the bucket that the next forward reads first.
+    for (size_t b = shard.pieces.size(); b-- > 0;) {
+      const Stopwatch watch;
+      update_piece(shard, shard.pieces[b], schedule_factor, grad_scale);
+      report->update_ms += watch.elapsed_ms();
+      LOCKSTEP_RETURN_IF_ERROR(model.gather_updated(static_cast<int>(s), static_cast<int>(b)));
+    }
+  }
+  last_update = {std::move(begin), queue.mark()};
+  // The gradients of this step came after the update before it.
+  if (!model.device().is_host()) report->update_ms = queue.ms_between(last_begin, last_end);
+  return Status::ok();
+}
+
 Result<ShardedOptimizer> ShardedOptimizer::make(DataParallel& model,
                                                 const ShardedOptimizerOptions& options) {
   auto impl = std::make_unique<Impl>(model, options);
@@ -205,24 +227,11 @@ Result<UpdateReport> ShardedOptimizer::step(const StepGradients& gradients) {
     report.clip_factor = options.clip_max_norm / gradients.gradient_norm;
   }
   report.num_updates = ++impl_->num_updates;
-  double grad_scale = report.clip_factor / gradients.total_weight;
-  DeviceQueue& queue = impl_->model.device().compute();
-  const auto [last_begin, last_end] = impl_->last_update;
-  QueueMark begin = queue.mark();
-  for (size_t s = 0; s < impl_->shards.size(); ++s) {
-    Shard& shard = impl_->shards[s];
-    // From the bucket that the next forward reads first.
-    for (size_t b = shard.pieces.size(); b-- > 0;) {
-      const Stopwatch watch;
-      impl_->update_piece(shard, shard.pieces[b], schedule_factor, grad_scale);
-      report.update_ms += watch.elapsed_ms();
-      LOCKSTEP_RETURN_IF_ERROR(
-          impl_->model.gather_updated(static_cast<int>(s), static_cast<int>(b)));
-    }
-  }
-  impl_->last_update = {std::move(begin), queue.mark()};
-  // The gradients of this step came after the update before it.
-  if (!impl_->model.device().is_host()) report.update_ms = queue.ms_between(last_begin, last_end);
+  const double grad_scale = report.clip_factor / gradients.total_weight;
+  // A device that has failed throws.
+  LOCKSTEP_RETURN_IF_ERROR(
+      caught([&] { return impl_->update_and_gather(schedule_factor, grad_scale, &report); })
+          .with_context(cat("update of step ", gradients.step)));
   return report;
 }
 

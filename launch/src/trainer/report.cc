@@ -33,6 +33,15 @@ const char* stop_name(TrainStop stop) {
   return nullptr;
 }
 
+Json device_json(const RankMemory& memory) {
+  if (!memory.is_on_device()) return nullptr;
+  return {{"in_use", memory.device.in_use},
+          {"peak_in_use", memory.device.peak_in_use},
+          {"reserved", memory.device.reserved},
+          {"total", memory.device.total},
+          {"num_times_full", memory.device.num_times_full}};
+}
+
 Json memory_json(const RankMemory& memory) {
   const MemoryLedger& predicted = memory.predicted;
   return {{"parameters", predicted.parameter_bytes},
@@ -42,8 +51,9 @@ Json memory_json(const RankMemory& memory) {
           {"optimizer_state", predicted.optimizer_bytes},
           {"exchange", predicted.exchange_bytes},
           {"staging", memory.staging_bytes},
-          {"predicted", predicted.total_bytes() + memory.staging_bytes},
-          {"measured", memory.measured_bytes > 0 ? Json(memory.measured_bytes) : Json(nullptr)}};
+          {"predicted", memory.predicted_bytes()},
+          {"measured", memory.measured_bytes > 0 ? Json(memory.measured_bytes) : Json(nullptr)},
+          {"gpu", device_json(memory)}};
 }
 
 Json saves_json(const SaveSummary& saves, int64_t interval_steps) {

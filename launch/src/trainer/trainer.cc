@@ -40,6 +40,7 @@ struct Trainer::Impl {
   TrainerOptions options;
   Log log;
   uint64_t resident_before = 0;
+  uint64_t made_on_device_bytes = 0;  // what model, gradients and optimizer took of a GPU
   std::optional<Sampler> sampler;
   std::shared_ptr<Accelerator> accelerator;  // null: on the processor
   std::unique_ptr<TrainableModel> model;
@@ -55,6 +56,9 @@ struct Trainer::Impl {
   ResumeSource resume_source = ResumeSource::kThisRun;  // rank 0
 
   bool is_rank_0() const { return world->world_rank() == 0; }
+  DeviceMemoryUse device_memory_use() const {
+    return accelerator != nullptr ? accelerator->memory_use() : DeviceMemoryUse();
+  }
   Status vote(std::string_view what, const Status& mine) {
     return world->control_plane().vote(what, mine, start_deadline());
   }
@@ -149,7 +153,8 @@ Status Trainer::Impl::open_run_dir() {
   LOCKSTEP_RETURN_IF_ERROR(vote("run directory", made));
   LOCKSTEP_ASSIGN_OR_RETURN(checkpoint_plane,
                             world->control_plane().split("checkpoint", start_deadline()));
-  CheckpointerOptions checkpoint = checkpointer_options(parts.recipe);
+  const Device& device = accelerator != nullptr ? *accelerator : host_device();
+  CheckpointerOptions checkpoint = checkpointer_options(parts.recipe, device);
   checkpoint.fs = &posix_file_system();
   checkpoint.plane = checkpoint_plane.get();
   checkpoint.run_dir = options.run_dir;
@@ -227,15 +232,17 @@ Result<Trainer> Trainer::make(World& world, TrainerParts parts, const TrainerOpt
                               fingerprint(impl->parts.recipe, options), start_deadline()));
   LOCKSTEP_RETURN_IF_ERROR(impl->check_report_path());
   LOCKSTEP_RETURN_IF_ERROR(impl->find_resume_path());
-  // Before the model is made: a run directory that is in use, or a disk that is full, should cost
-  // no one a minute.
-  LOCKSTEP_RETURN_IF_ERROR(impl->open_run_dir());
   LOCKSTEP_ASSIGN_OR_RETURN(
       impl->accelerator,
       open_accelerator(world, {impl->parts.recipe.train().device, options.may_share_gpu}));
+  // Before the model is made: a run directory that is in use, or a disk that is full, should cost
+  // no one a minute.
+  LOCKSTEP_RETURN_IF_ERROR(impl->open_run_dir());
   release_tensor_memory();
   impl->resident_before = resident_bytes().value_or(0);
+  const uint64_t on_device_before = impl->device_memory_use().in_use;
   LOCKSTEP_RETURN_IF_ERROR(impl->make_model());
+  impl->made_on_device_bytes = impl->device_memory_use().in_use - on_device_before;
   release_tensor_memory();
   impl->keeper = std::make_unique<CheckpointKeeper>(
       *impl->parallel, *impl->optimizer, impl->checkpointer ? &*impl->checkpointer : nullptr,
@@ -447,9 +454,13 @@ Result<std::vector<RankMemory>> Trainer::Impl::gather_memory() {
   mine.predicted = parallel->memory();
   mine.predicted.optimizer_bytes = optimizer->state_bytes();
   mine.staging_bytes = keeper->staging_bytes();
+  mine.device = device_memory_use();
   release_tensor_memory();
-  if (auto now = resident_bytes(); now && *now > resident_before)
+  if (mine.is_on_device()) {
+    mine.measured_bytes = made_on_device_bytes;
+  } else if (auto now = resident_bytes(); now && *now > resident_before) {
     mine.measured_bytes = *now - resident_before;
+  }
   static_assert(std::is_trivially_copyable_v<RankMemory>);
   std::string message(sizeof(mine), '\0');
   std::memcpy(message.data(), &mine, sizeof(mine));

@@ -110,6 +110,7 @@ Result<StepOutcome> TrainingEngine::run_step(int64_t step, uint64_t flags) {
                           first_few(gradients.unused_parameters)));
     }
   }
+  warn_of_full_memory(step);
   const DataParallel::OverlapReport overlap = parts_.parallel->overlap();
   outcome.record.communication_ms = overlap.communication_ms;
   outcome.record.exposed_ms = overlap.exposed_ms;
@@ -118,6 +119,16 @@ Result<StepOutcome> TrainingEngine::run_step(int64_t step, uint64_t flags) {
   step_times_.push_back({outcome.record.step_ms, outcome.record.exposed_ms, loader_ms_,
                          outcome.record.update_ms});
   return outcome;
+}
+
+void TrainingEngine::warn_of_full_memory(int64_t step) {
+  const DeviceMemoryUse use = parts_.parallel->device().memory_use();
+  if (use.num_times_full == num_times_full_) return;
+  num_times_full_ = use.num_times_full;
+  parts_.log.warn(cat("step ", step, ": ", parts_.parallel->device().name(),
+                      " had no room for what was asked, ", use.peak_in_use, " of ", use.total,
+                      " bytes were in use at most; where cuDNN goes on by another algorithm, bits "
+                      "are not those of another number of ranks: lower train.micro_batch_size"));
 }
 
 std::string TrainingEngine::describe_bad_numbers(const StepGradients& gradients) const {
@@ -174,7 +185,10 @@ Result<EvalOutcome> TrainingEngine::evaluate(int64_t num_steps, const FlagsQuest
   int64_t num_batches = num_evaluation_batches(parts_.data->test->num_samples(), batch_size);
   parts_.model->set_training(false);
   uint64_t told = 0;
-  auto counts = evaluate_own_batches(batch_size, num_batches, flags, &told);
+  // What is measured and saved must not be parameters of which a part did not come.
+  const Status are_there = parts_.parallel->wait_for_parameters();
+  auto counts = are_there.is_ok() ? evaluate_own_batches(batch_size, num_batches, flags, &told)
+                                  : Result<std::vector<EvalCounts>>(are_there);
   parts_.model->set_training(true);
   Deadline deadline = Deadline::after_s(kEvaluationTimeoutS);
   LOCKSTEP_RETURN_IF_ERROR(

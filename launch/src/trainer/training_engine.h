@@ -50,6 +50,7 @@ class TrainingEngine final : public StepEngine {
 
  private:
   Status work_micro_batches(int64_t step);
+  void warn_of_full_memory(int64_t step);
   std::string describe_bad_numbers(const StepGradients& gradients) const;
   StepRecord record_of(int64_t step) const;
   /// Counts up to the first batch before which `flags` had kFlagStop; `told` gets the flags.
@@ -61,6 +62,7 @@ class TrainingEngine final : public StepEngine {
   std::vector<StepTimes> step_times_;
   double loader_ms_ = 0;  // of the step under way
   bool has_told_unused_ = false;
+  uint64_t num_times_full_ = 0;  // that the device's memory was, when it was last told
   Status pending_failure_;
 };
 

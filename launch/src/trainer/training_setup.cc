@@ -67,7 +67,7 @@ RetentionPolicy retention_policy(const CheckpointRecipe& checkpoint) {
 
 }  // namespace
 
-CheckpointerOptions checkpointer_options(const Recipe& recipe) {
+CheckpointerOptions checkpointer_options(const Recipe& recipe, const Device& device) {
   CheckpointerOptions options;
   const CheckpointRecipe& checkpoint = recipe.checkpoint();
   options.io_method = io_method(checkpoint.io);
@@ -78,7 +78,8 @@ CheckpointerOptions checkpointer_options(const Recipe& recipe) {
   options.data_timeout_s = checkpoint.timeout_s;
   options.retention = retention_policy(checkpoint);
   options.build.instruction_set = instruction_set();
-  options.build.versions = {{"lockstep", kVersion}, {"LibTorch", TORCH_VERSION}};
+  options.build.versions = device.facts();
+  options.build.versions.insert({{"lockstep", kVersion}, {"LibTorch", TORCH_VERSION}});
   return options;
 }
 
@@ -207,7 +208,7 @@ std::string start_text(const Recipe& recipe, DataParallel& parallel, int64_t att
                                 " ms, then ", fixed(choice.gb_per_s, 3), " GB/s)")
                           : std::string();
   std::string where(parallel.device().name());
-  for (const std::string& fact : parallel.device().facts()) where += cat(", ", fact);
+  for (const auto& [name, value] : parallel.device().facts()) where += cat(", ", name, " ", value);
   return cat(recipe.text(), "\n", world.world_size(), " ranks on ", world.num_hosts(),
              " hosts, computing on ", where, "\nbuckets of ", fixed(choice.bucket_mib, 2), " MiB",
              measured, " exchanged ", exchange, "; recipe hash ", recipe.hash(), "\n",

@@ -19,7 +19,7 @@ namespace lockstep {
 DataParallelOptions parallel_options(const Recipe& recipe);
 ShardedOptimizerOptions optimizer_options(const Recipe& recipe);
 /// Retention and build identity; the caller adds where and with whom.
-CheckpointerOptions checkpointer_options(const Recipe& recipe);
+CheckpointerOptions checkpointer_options(const Recipe& recipe, const Device& device);
 /// Of checkpoint.every = "auto".
 IntervalTerms interval_terms(const Recipe& recipe);
 StepLoopOptions loop_options(const Recipe& recipe, int64_t steps_per_epoch);

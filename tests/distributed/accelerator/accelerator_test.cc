@@ -43,7 +43,11 @@ TEST(GpuChoice, TwoRanksOnOneDeviceAreToldInATable) {
   EXPECT_THAT(refused.message(), HasSubstr("rank 1  a  cuda:1 X  GPU-2\n"));
   EXPECT_THAT(refused.message(), HasSubstr("rank 2  b  cuda:0 X  GPU-1  shared"));
   EXPECT_THAT(refused.message(), HasSubstr("--share-gpu"));
+  EXPECT_TRUE(is_shared(chosen, 0));
+  EXPECT_FALSE(is_shared(chosen, 1));
+  EXPECT_TRUE(is_shared(chosen, 2));
   chosen[2].uuid = "GPU-3";
+  EXPECT_FALSE(is_shared(chosen, 0));
   EXPECT_TRUE(check_not_shared(chosen).is_ok());
 }
 

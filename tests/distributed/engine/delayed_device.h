@@ -330,7 +330,7 @@ class DelayedDevice final : public Accelerator {
 
   std::string_view name() const override { return "cpu"; }
   bool is_host() const override { return false; }
-  std::vector<std::string> facts() const override { return {"delayed device"}; }
+  std::map<std::string, std::string> facts() const override { return {{"GPU", "delayed"}}; }
   DeviceQueue& compute() override { return compute_; }
   DeviceQueue& communication() override { return communication_; }
   DeviceQueue& staging() override { return staging_; }

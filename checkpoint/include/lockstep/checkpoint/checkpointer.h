@@ -24,7 +24,10 @@ namespace lockstep {
 /// What computes: recorded in each checkpoint, compared at restore (a difference is a warning).
 struct BuildIdentity {
   std::string instruction_set;
-  std::map<std::string, std::string> versions;
+  std::map<std::string, std::string> versions;  ///< by name; also of a GPU, where there is one
+
+  /// One text a difference: "LibTorch 2.10.0, now 2.11.0", "GPU none, now NVIDIA H200".
+  std::vector<std::string> differences_to(const BuildIdentity& now) const;
 };
 
 /// Enough pieces to keep a disk busy while others are filled.

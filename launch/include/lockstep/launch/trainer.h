@@ -45,12 +45,19 @@ struct TrainerOptions {
   std::function<void(int step, int world_rank)> on_save_step = {};
 };
 
-/// What one rank's memory is spent on, in bytes.
+/// What one rank's memory is spent on, in bytes. With a GPU, prediction and measurement are of its
+/// memory, and staging is beside them.
 struct RankMemory {
   MemoryLedger predicted;
   uint64_t staging_bytes = 0;   ///< host memory that saving holds
-  uint64_t measured_bytes = 0;  ///< growth of the process while that memory was made; 0: not
-                                ///< measured
+  uint64_t measured_bytes = 0;  ///< growth, while that memory was made, of the process, or of what
+                                ///< is in use on the GPU; 0: not measured
+  DeviceMemoryUse device;       ///< at the end, with what LibTorch keeps; all 0 without a GPU
+
+  bool is_on_device() const { return device.total > 0; }
+  uint64_t predicted_bytes() const {
+    return predicted.total_bytes() + (is_on_device() ? 0 : staging_bytes);
+  }
 };
 
 enum class TrainEnd : uint8_t { kDone, kStoppedBySignal, kStoppedByLimit };

@@ -12,7 +12,7 @@ namespace lockstep {
 
 /// The variable's value, or nothing when it is not set.
 std::optional<std::string> environment_variable(const std::string& name);
-/// Sets a variable for this process and its children; call before threads start.
+/// Sets a variable for this process and its children; call before threads start that read some.
 void set_environment_variable(const std::string& name, const std::string& value);
 
 /// "NAME=value" of every variable whose name begins so, sorted.

@@ -7,17 +7,20 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "lockstep/core/base/deadline.h"
 #include "lockstep/core/base/status.h"
 #include "lockstep/core/device/flat_kernels.h"
 
 namespace lockstep {
+
+/// Own work of a device that takes longer than this, in seconds, will not end.
+inline constexpr double kMaxComputeS = 3600;
 
 /// A point in the order of a queue; null: nothing to wait for.
 using QueueMark = std::shared_ptr<void>;
@@ -69,6 +72,9 @@ struct DeviceMemoryUse {
   uint64_t peak_in_use = 0;  ///< since the start
   uint64_t reserved = 0;     ///< taken from the device, in use or kept for the next one
   uint64_t total = 0;        ///< that the device has
+  /// Requests that found it full, since the start. Some libraries then go on by another algorithm,
+  /// without a word: their results have other bits.
+  uint64_t num_times_full = 0;
 };
 
 class Device {
@@ -79,9 +85,9 @@ class Device {
   virtual std::string_view name() const = 0;
   /// Whether its memory is ordinary memory.
   virtual bool is_host() const = 0;
-  /// One line a fact that changes bits and so must be the same on all ranks: architecture,
-  /// versions.
-  virtual std::vector<std::string> facts() const = 0;
+  /// What changes bits beside the program, and so must be the same on all ranks, by name: the
+  /// architecture, versions of libraries.
+  virtual std::map<std::string, std::string> facts() const = 0;
 
   /// In order with what LibTorch does on the calling thread.
   virtual DeviceQueue& compute() = 0;
