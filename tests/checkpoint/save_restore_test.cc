@@ -51,6 +51,15 @@ TEST(SaveRestore, BringsBackAllThatWasSaid) {
   EXPECT_EQ(found.path, "/run/checkpoints/gen-000001-step-0000000040");
 }
 
+TEST(BuildIdentity, EachDifferenceIsOneText) {
+  const BuildIdentity then{"avx2", {{"LibTorch", "2.10.0"}, {"NCCL", "2.28"}, {"lockstep", "1"}}};
+  EXPECT_TRUE(then.differences_to(then).empty());
+  const BuildIdentity now{"avx512", {{"GPU", "H200"}, {"LibTorch", "2.11.0"}, {"lockstep", "1"}}};
+  EXPECT_EQ(then.differences_to(now),
+            (std::vector<std::string>{"instruction set avx2, now avx512", "GPU none, now H200",
+                                      "LibTorch 2.10.0, now 2.11.0", "NCCL 2.28, now none"}));
+}
+
 TEST(SaveRestore, GenerationsGoOnWhenAStepIsSavedAgain) {
   MemoryFileSystem fs;
   TestState first(small_schema(), 1);

@@ -16,6 +16,9 @@ namespace {
 // Between two looks while something is under way.
 constexpr auto kLook = std::chrono::milliseconds(20);
 constexpr size_t kMaxNamed = 8;
+// A wait on the host looks at what may end it after this many polls, and says so when it is slow.
+constexpr int kPollsPerLook = 32;
+constexpr double kSlowWaitS = 15;
 
 }  // namespace
 
@@ -55,6 +58,17 @@ struct ExchangeWatchdog::State {
   std::optional<Deadline> deadline;       // of the oldest, once the device has come to it
   bool is_stopping = false;
   bool has_ended = false;
+  Status why;  // it gave up
+
+  Status given_up() {
+    std::lock_guard lock(mutex);
+    return why;
+  }
+  /// The device computes: what is watched comes later, and is not late.
+  bool is_behind_compute() {
+    std::lock_guard lock(mutex);
+    return drop_done().is_ok() && !exchanges.empty() && !deadline;
+  }
 
   /// Forgets what is done. Requires: the mutex is held.
   Status drop_done() {
@@ -101,6 +115,7 @@ void ExchangeWatchdog::run(const std::shared_ptr<State>& state) {
     if (state->is_stopping) break;
     const Status found = state->look(&lock);
     if (!found.is_ok() && !state->is_stopping) {
+      state->why = found;
       lock.unlock();
       state->actions.give_up(found);
       lock.lock();
@@ -126,9 +141,35 @@ std::string ExchangeWatchdog::text_of_oldest() const {
   return state_->exchanges.empty() ? std::string() : state_->exchanges.front().text();
 }
 
-bool ExchangeWatchdog::is_behind_compute() const {
-  std::lock_guard lock(state_->mutex);
-  return state_->drop_done().is_ok() && !state_->exchanges.empty() && !state_->deadline;
+Status ExchangeWatchdog::wait(const std::string& text, Deadline deadline,
+                              const std::function<Result<bool>()>& is_done, const Log& log) {
+  const Stopwatch watch;
+  const PollPause pause;
+  double next_warning_s = kSlowWaitS;
+  for (int polls = 1;; ++polls) {
+    const Result<bool> done = is_done();
+    if (!done.is_ok()) return done.status().with_context(text);
+    if (*done) return state_->given_up();
+    if (polls % kPollsPerLook == 0) {
+      const Status found = state_->actions.look();
+      if (!found.is_ok()) return found.with_context(text);
+      if (watch.elapsed_s() < kMaxComputeS && state_->is_behind_compute())
+        deadline = Deadline::after_s(deadline.length_s());
+      if (deadline.has_passed()) return not_done_error(text, deadline.length_s());
+    }
+    if (watch.elapsed_s() > next_warning_s) {
+      log.warn(cat(text, ": waiting for ", fixed(watch.elapsed_s(), 0), " s"));
+      next_warning_s *= 2;
+    }
+    pause();
+  }
+}
+
+Status ExchangeWatchdog::settle(std::string_view what, Deadline deadline, const Log& log) {
+  const QueueMark end = state_->queue.mark();
+  const std::string oldest = text_of_oldest();
+  return wait(oldest.empty() ? std::string(what) : cat(what, ": ", oldest), deadline,
+              [&] { return state_->queue.has_passed(end); }, log);
 }
 
 bool ExchangeWatchdog::stop(double wait_s) {

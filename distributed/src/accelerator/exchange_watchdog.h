@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "lockstep/core/base/log.h"
 #include "lockstep/core/device/device.h"
 #include "lockstep/distributed/communicator.h"
 
@@ -60,9 +61,13 @@ class ExchangeWatchdog {
   void watch(WatchedExchange exchange);
   /// Of those not seen to be done; empty without one.
   std::string text_of_oldest() const;
-  /// Whether something is watched that the device has not come to: it computes, and no exchange is
-  /// late. From any thread.
-  bool is_behind_compute() const;
+  /// Waits on the host until `is_done` says so. Time that the device computes before it comes to
+  /// what is watched is not counted (up to kMaxComputeS). Errors: what is_done or `look` said, with
+  /// `text`; kTimeout with `text`; what was given up with: then all is "done", and has not come.
+  Status wait(const std::string& text, Deadline deadline,
+              const std::function<Result<bool>()>& is_done, const Log& log);
+  /// The same until the queue has done all that it was handed.
+  Status settle(std::string_view what, Deadline deadline, const Log& log);
   /// Ends the thread. False: it hangs in give_up() longer than this, and is left to itself.
   bool stop(double wait_s = 10);
 

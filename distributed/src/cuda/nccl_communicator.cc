@@ -22,9 +22,6 @@
 namespace lockstep::cuda {
 namespace {
 
-// A wait on the host looks at what may end it after this many polls, and says so when it is slow.
-constexpr int kPollsPerLook = 32;
-constexpr double kSlowWaitS = 15;
 // What ncclCommAbort may take before it is left to itself.
 constexpr double kAbortS = 5;
 constexpr int64_t kPauseNs = 20'000;
@@ -78,7 +75,12 @@ class NcclCommunicator final : public PeerExchangeCommunicator {
         queue_(queue),
         log_(log),
         barrier_bytes_(std::move(barrier_bytes)),
-        handle_(std::make_shared<Handle>()) {}
+        handle_(std::make_shared<Handle>()),
+        watchdog_(queue, {[this] { return look(); },
+                          [this, handle = handle_, device = queue.device()](const Status& why) {
+                            fail(why).ignore();
+                            let_go(*handle, device, /*is_well=*/false);
+                          }}) {}
   ~NcclCommunicator() override;
 
   Status connect(const ncclUniqueId& id, Deadline deadline);
@@ -106,8 +108,8 @@ class NcclCommunicator final : public PeerExchangeCommunicator {
   template <typename Calls>
   Status hand_over(WatchedExchange exchange, Deadline deadline, const Calls& calls);
   Status check(ncclResult_t result, std::string_view call) const;
-  template <typename IsDone>
-  Status wait(const std::string& text, Deadline deadline, const IsDone& is_done);
+  Status wait_handed_over(const std::string& text, Deadline deadline);
+  Status check_waited(const Status& waited);
   Result<bool> is_handed_over();
   Status look();
 
@@ -117,7 +119,7 @@ class NcclCommunicator final : public PeerExchangeCommunicator {
   DeviceMemory barrier_bytes_;
   uint64_t num_calls_ = 0;
   std::shared_ptr<Handle> handle_;
-  std::unique_ptr<ExchangeWatchdog> watchdog_;
+  ExchangeWatchdog watchdog_;  // last: it looks at the others
 };
 
 // Requires: the handle's mutex is held.
@@ -152,31 +154,13 @@ Status NcclCommunicator::look() {
   return peer_failure_error(cat(ranks_text(lost), " gone (the connection closed)"));
 }
 
-// On the host. `text` names the call. Its time begins once the GPU has come to what was handed over.
-template <typename IsDone>
-Status NcclCommunicator::wait(const std::string& text, Deadline deadline, const IsDone& is_done) {
-  const Stopwatch watch;
-  const PollPause pause;
-  double next_warning_s = kSlowWaitS;
-  for (int polls = 1;; ++polls) {
-    const Result<bool> done = is_done();
-    if (!done.is_ok()) return fail(done.status().with_context(text));
-    // What was given up meanwhile is done, too, and has not come.
-    if (*done) return failure();
-    if (polls % kPollsPerLook == 0) {
-      const Status found = look();
-      if (!found.is_ok()) return fail(found.with_context(text));
-      const bool is_computing = watchdog_ != nullptr && watchdog_->is_behind_compute();
-      if (is_computing && watch.elapsed_s() < kMaxComputeS)
-        deadline = Deadline::after_s(deadline.length_s());
-      if (deadline.has_passed()) return fail(not_done_error(text, deadline.length_s()));
-    }
-    if (watch.elapsed_s() > next_warning_s) {
-      log_.warn(cat(text, ": waiting for ", fixed(watch.elapsed_s(), 0), " s"));
-      next_warning_s *= 2;
-    }
-    pause();
-  }
+// A call has been handed over, `text` names it.
+Status NcclCommunicator::wait_handed_over(const std::string& text, Deadline deadline) {
+  return check_waited(watchdog_.wait(text, deadline, [this] { return is_handed_over(); }, log_));
+}
+
+Status NcclCommunicator::check_waited(const Status& waited) {
+  return waited.is_ok() ? failure() : fail(waited);
 }
 
 WatchedExchange NcclCommunicator::next_call(std::string_view what, Deadline deadline) {
@@ -201,15 +185,7 @@ Status NcclCommunicator::connect(const ncclUniqueId& id, Deadline deadline) {
                   "ncclCommInitRankConfig");
   }
   if (!begun.is_ok()) return fail(begun.with_context(call.text()));
-  LOCKSTEP_RETURN_IF_ERROR(wait(call.text(), deadline, [&] { return is_handed_over(); }));
-  watchdog_ = std::make_unique<ExchangeWatchdog>(
-      queue_, ExchangeWatchdog::Actions{
-                  [this] { return look(); },
-                  [this, handle = handle_, device = queue_.device()](const Status& why) {
-                    fail(why).ignore();
-                    let_go(*handle, device, /*is_well=*/false);
-                  }});
-  return Status::ok();
+  return wait_handed_over(call.text(), deadline);
 }
 
 // `calls` makes NCCL's calls of one group with the communicator that it is given.
@@ -230,11 +206,10 @@ Status NcclCommunicator::hand_over(WatchedExchange exchange, Deadline deadline, 
     }
   }
   const std::string text = exchange.text();
-  status = status.is_ok() ? wait(text, deadline, [&] { return is_handed_over(); })
-                          : fail(status.with_context(text));
+  status = status.is_ok() ? wait_handed_over(text, deadline) : fail(status.with_context(text));
   // Watched also when it failed: what the GPU has of it must be given up.
   exchange.end = queue_.mark();
-  watchdog_->watch(std::move(exchange));
+  watchdog_.watch(std::move(exchange));
   return status;
 }
 
@@ -297,14 +272,11 @@ Status NcclCommunicator::all_reduce(void* values, int64_t num_elems, ncclDataTyp
 
 Status NcclCommunicator::settle(std::string_view what, Deadline deadline) {
   LOCKSTEP_RETURN_IF_ERROR(failure());
-  const QueueMark end = queue_.mark();
-  const std::string oldest = watchdog_->text_of_oldest();
-  return wait(oldest.empty() ? cat(what, ": rank ", world_rank()) : cat(what, ": ", oldest),
-              deadline, [&] { return queue_.has_passed(end); });
+  return check_waited(watchdog_.settle(what, deadline, log_));
 }
 
 NcclCommunicator::~NcclCommunicator() {
-  if (watchdog_ != nullptr && !watchdog_->stop()) {
+  if (!watchdog_.stop()) {
     log_.warn("NCCL does not give up what is under way; it is left to the end of the process");
     return;
   }

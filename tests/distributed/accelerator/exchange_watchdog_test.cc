@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <future>
+#include <thread>
 
 #include "distributed/engine/delayed_device.h"
 
@@ -100,6 +101,46 @@ TEST(ExchangeWatchdog, TimeCountsFromWhenTheDeviceComesToIt) {
   EXPECT_TRUE(watched.given_up(0.5).is_ok());
   delayed_mark(exchange.begin).pass();
   EXPECT_EQ(watched.given_up(kLongS).code(), StatusCode::kTimeout);
+}
+
+TEST(ExchangeWatchdog, AWaitOfTheHostCountsFromThereToo) {
+  Watched watched;
+  const WatchedExchange exchange = watched.exchange(kLongS);
+  watched.watchdog.watch(exchange);
+  std::thread later([&] {
+    sleep_ns(500'000'000);
+    delayed_mark(exchange.begin).pass();
+  });
+  const Stopwatch watch;
+  const Status late = watched.watchdog.wait("parameters", Deadline::after_s(0.2),
+                                            [] { return Result<bool>(false); }, Log::silent());
+  later.join();
+  EXPECT_GE(watch.elapsed_s(), 0.6);
+  EXPECT_EQ(late.code(), StatusCode::kTimeout);
+  EXPECT_THAT(late.message(), HasSubstr("parameters was not done within 0.2 s"));
+}
+
+TEST(ExchangeWatchdog, WhatWasGivenUpIsDoneAndHasNotCome) {
+  Watched watched;
+  EXPECT_TRUE(watched.watchdog.settle("nothing", Deadline::after_s(0), Log::silent()).is_ok());
+  const WatchedExchange exchange = watched.exchange(0.1);
+  delayed_mark(exchange.begin).pass();
+  watched.watchdog.watch(exchange);
+  EXPECT_FALSE(watched.given_up(kLongS).is_ok());
+  EXPECT_EQ(watched.watchdog.settle("sums", Deadline::after_s(kLongS), Log::silent()).code(),
+            StatusCode::kTimeout);
+}
+
+TEST(ExchangeWatchdog, AWaitEndsWithALostRankOrTheDevicesError) {
+  Watched watched;
+  const auto wait = [&](Result<bool> is_done) {
+    return watched.watchdog.wait("sums", Deadline::after_s(kLongS), [&] { return is_done; }, Log::silent());
+  };
+  EXPECT_THAT(wait(internal_error("an illegal address")).message(),
+              AllOf(HasSubstr("sums"), HasSubstr("an illegal address")));
+  EXPECT_TRUE(wait(true).is_ok());
+  watched.lose(peer_failure_error("rank 1 gone"));
+  EXPECT_EQ(wait(false).code(), StatusCode::kPeerFailure);
 }
 
 TEST(ExchangeWatchdog, EachExchangeHasItsOwnTime) {

@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <random>
+#include <stdexcept>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -28,19 +29,23 @@ namespace lockstep::testing {
 /// Reached once the queue that made it gets there.
 class DelayedMark {
  public:
-  void pass() {
+  /// `later_ns`: from now.
+  void pass(int64_t later_ns = 0) {
     std::lock_guard lock(mutex_);
-    passed_ns_ = monotonic_ns();
+    passed_ns_ = monotonic_ns() + later_ns;
     passed_.notify_all();
   }
   void wait() {
     std::unique_lock lock(mutex_);
     passed_.wait(lock, [&] { return passed_ns_ != 0; });
+    const int64_t left_ns = passed_ns_ - monotonic_ns();
+    lock.unlock();
+    if (left_ns > 0) sleep_ns(left_ns);
   }
   /// 0: not yet.
   int64_t passed_ns() {
     std::lock_guard lock(mutex_);
-    return passed_ns_;
+    return passed_ns_ <= monotonic_ns() ? passed_ns_ : 0;
   }
 
  private:
@@ -115,6 +120,23 @@ class ImmediateQueue : public DeviceQueue {
 
  protected:
   static DeviceQueue& host() { return host_device().compute(); }
+};
+
+/// LibTorch's on a GPU that is busy, or has failed: then CUDA's calls throw.
+class ComputeQueue final : public ImmediateQueue {
+ public:
+  explicit ComputeQueue(double late_s) : late_ns_(static_cast<int64_t>(late_s * 1e9)) {}
+  void fail() { has_failed_ = true; }
+  QueueMark mark() override {
+    if (has_failed_) throw std::runtime_error("CUDA error: an illegal memory access");
+    auto mark = std::make_shared<DelayedMark>();
+    mark->pass(late_ns_);
+    return mark;
+  }
+
+ private:
+  int64_t late_ns_;
+  std::atomic<bool> has_failed_{false};
 };
 
 /// A stream: calls return at once, a thread does the work in order.
@@ -205,6 +227,7 @@ class DelayedCommunicator final : public Communicator {
   DelayedCommunicator(World& world, DelayedQueue& queue, int failing_call)
       : Communicator(world.world_rank(), world.world_size()),
         queue_(queue),
+        log_(world.log()),
         state_(std::make_shared<State>(world.communicator(), failing_call)),
         watchdog_(queue, {[state = state_, &plane = world.control_plane()] {
                             const auto lost = plane.lost_ranks();
@@ -260,7 +283,7 @@ class DelayedCommunicator final : public Communicator {
     return settle(what, deadline);
   }
   Status settle(std::string_view what, Deadline deadline) override {
-    const Status settled = queue_.settle(what, deadline);
+    const Status settled = watchdog_.settle(what, deadline, log_);
     const Status failed = state_->failure();
     return failed.is_ok() ? settled : failed;
   }
@@ -318,6 +341,7 @@ class DelayedCommunicator final : public Communicator {
   }
 
   DelayedQueue& queue_;
+  Log log_;
   uint64_t num_calls_ = 0;
   std::shared_ptr<State> state_;
   ExchangeWatchdog watchdog_;
@@ -325,8 +349,12 @@ class DelayedCommunicator final : public Communicator {
 
 class DelayedDevice final : public Accelerator {
  public:
-  explicit DelayedDevice(uint32_t seed, int failing_call = -1)
-      : failing_call_(failing_call), communication_(seed), staging_(seed + 1) {}
+  /// `compute_s`: how long the device still computes when the host has handed something over.
+  explicit DelayedDevice(uint32_t seed, int failing_call = -1, double compute_s = 0)
+      : failing_call_(failing_call),
+        compute_(compute_s),
+        communication_(seed),
+        staging_(seed + 1) {}
 
   std::string_view name() const override { return "cpu"; }
   bool is_host() const override { return false; }
@@ -345,12 +373,14 @@ class DelayedDevice final : public Accelerator {
     return std::unique_ptr<Communicator>(
         std::make_unique<DelayedCommunicator>(world, communication_, failing_call_));
   }
+  /// From here on whatever compute is asked throws.
+  void fail_compute() { compute_.fail(); }
   size_t num_pinned() const { return pinned_.size(); }
 
  private:
   int failing_call_;
   std::vector<std::byte*> pinned_;
-  ImmediateQueue compute_;
+  ComputeQueue compute_;
   DelayedQueue communication_;
   DelayedQueue staging_;
 };

@@ -83,6 +83,48 @@ TEST(OnADevice, AnExchangeThatFailsBehindTheHostFailsTheStepOnEveryRank) {
   }
 }
 
+// What a rank still computes is not its peers' time, nor its own.
+TEST(OnADevice, ComputeMayTakeLongerThanAnExchangeMay) {
+  RunSpec host;
+  host.steps = 1;
+  const std::string expected = digest_of(1, host);
+  RunSpec slow = host;
+  slow.timeout_s = 0.5;
+  slow.accelerator = [](int rank) {
+    return std::make_shared<DelayedDevice>(static_cast<uint32_t>(rank), -1, /*compute_s=*/0.8);
+  };
+  for (int ranks : {1, 2}) EXPECT_EQ(digest_of(ranks, slow), expected) << ranks << " ranks";
+}
+
+// As after an illegal address: the rank says so, its peer names it, and no process is torn down.
+TEST(OnADevice, OneThatFailsEndsInAVerdict) {
+  for (const bool in_update : {true, false}) {
+    std::vector<Status> verdicts(2);
+    Status ran = World::run_threads(
+        2,
+        [&](World& world) {
+          RunSpec spec;
+          spec.timeout_s = 1.5;
+          auto device = std::make_shared<DelayedDevice>(1);
+          spec.accelerator = [&](int) { return device; };
+          const auto fail = [&](int rank, int64_t step) {
+            if (rank == 1 && step == 1) device->fail_compute();
+          };
+          (in_update ? spec.before_update : spec.before_reduce) = fail;
+          DigestOfRanks unused;
+          verdicts[static_cast<size_t>(world.world_rank())] = train_odd_net(world, spec, &unused);
+          return Status::ok();
+        },
+        WorldOptions{});
+    EXPECT_TRUE(ran.is_ok()) << ran.to_string();
+    EXPECT_FALSE(verdicts[1].is_ok());
+    EXPECT_NE(verdicts[1].message().find("an illegal memory access"), std::string::npos)
+        << verdicts[1].to_string();
+    EXPECT_FALSE(verdicts[0].is_ok());
+    EXPECT_NE(verdicts[0].message().find("rank 1"), std::string::npos) << verdicts[0].to_string();
+  }
+}
+
 // Rank 1 stops between two steps. Rank 0 has handed over its parameters' all-gather and waits for it
 // in the next forward, in a call that has no deadline.
 TEST(OnADevice, AWaitOfLibTorchEndsWhenItsPeerFreezes) {

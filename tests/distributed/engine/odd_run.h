@@ -30,6 +30,8 @@ struct RunSpec {
   LeafDtype leaf_dtype = LeafDtype::kExact;
   /// The device of each rank; empty: the host.
   std::function<std::shared_ptr<Accelerator>(int world_rank)> accelerator = {};
+  /// Called on each rank when a step's last backward has returned.
+  std::function<void(int world_rank, int64_t step)> before_reduce = {};
   /// Called on each rank when a step's gradients are known.
   std::function<void(int world_rank, int64_t step)> before_update = {};
   /// Sees the module when the engine is gone; nobody waits for parameters then.
@@ -72,6 +74,7 @@ inline Status train_odd_net(World& world, OddNet& net, const RunSpec& spec, Dige
       auto loss = torch::nn::functional::cross_entropy(net->forward(x, mb.index % 4 == 1), y);
       parallel.backward(mb, loss, static_cast<double>(samples));
     }
+    if (spec.before_reduce) spec.before_reduce(world.world_rank(), step);
     LOCKSTEP_ASSIGN_OR_RETURN(StepGradients gradients, parallel.reduce(step));
     EXPECT_EQ(gradients.unused_parameters, std::vector<std::string>{"never"});
     EXPECT_TRUE(gradients.is_finite);
