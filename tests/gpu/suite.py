@@ -46,6 +46,29 @@ mode = "{mode}"
 """
 
 
+# 49 million parameters: what LibTorch rounds up and keeps for itself is nothing beside them.
+LARGE = """
+[model]
+name = "mlp"
+hidden = [7000, 7000]
+[data]
+name = "csv"
+path = "{data}"
+label = "label"
+[train]
+seed = 3
+steps = 2
+micro_batch_size = 4
+micro_batches_per_step = 8
+device = "{device}"
+[optimizer]
+name = "adamw"
+learning_rate = 0.001
+[eval]
+every_epochs = 0
+"""
+
+
 class Failed(Exception):
     """What a part says when something is not as it must be."""
 
@@ -197,6 +220,19 @@ class Suite:
             check(kept["state_digest"] == saved["state_digest"], f"{name}: another digest after the restore")
             self.train(f"{name}-goes-on", 2, "--run-dir", run_dir, device=second, steps=8, every=4)
 
+    def memory(self, device="cuda"):
+        """Bytes that the ledger predicts from the layout against what is in use on the GPU."""
+        table = self.out / "table.csv"
+        self.run("table", [self.bin / "lockstep", "data", "make-tabular", "--rows", "200", "--features", "10", "--seed", "1",
+                           table])
+        recipe = self.out / "large.toml"
+        recipe.write_text(LARGE.format(data=table, device=device))
+        for ranks in (1, 2):
+            report = self.train(f"memory-{ranks}", ranks, recipe=recipe)
+            ratios = [each["measured"] / each["predicted"] for each in report["memory_bytes"]]
+            self.figures[f"memory_measured_over_predicted_{ranks}"] = [round(ratio, 4) for ratio in ratios]
+            check(all(abs(ratio - 1) <= 0.05 for ratio in ratios), f"{ranks} ranks: measured / predicted is {ratios}")
+
     def failures(self):
         text = self.run("ranks-failing", self.ranks(2, [self.tests / "gpu_test", "--gtest_filter=Failing/NcclConformance*:GpuWatchdog*"]))
         check("Failing/NcclConformance.Holds/" in text, "NCCL's failing cases were not run")
@@ -276,7 +312,7 @@ class Suite:
 
 
 PARTS = {"kernels": Suite.kernels, "ranks": Suite.ranks_part, "invariance": Suite.invariance,
-         "checkpoints": Suite.checkpoints, "failures": Suite.failures, "sanitizer": Suite.sanitizer, "bench": Suite.bench}
+         "checkpoints": Suite.checkpoints, "memory": Suite.memory, "failures": Suite.failures, "sanitizer": Suite.sanitizer, "bench": Suite.bench}
 
 
 def gpu_names():
