@@ -18,6 +18,17 @@ int grid_of(int64_t num_items) {
   return static_cast<int>(blocks < 1 ? 1 : (blocks > kMaxBlocks ? kMaxBlocks : blocks));
 }
 
+// Starts threads of one dimension. Its error comes out of cudaGetLastError(). A call instead of <<<>>>, so that a
+// processor's compiler takes this file, too (tests/emulated_gpu).
+template <typename Kernel, typename... Args>
+void start(Kernel* kernel, int64_t num_blocks, cudaStream_t stream, Args... args) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(num_blocks));
+  config.blockDim = dim3(kThreads);
+  config.stream = stream;
+  static_cast<void>(cudaLaunchKernelEx(&config, kernel, args...));
+}
+
 // f(i) for each i, one thread an element, neighbours side by side.
 template <typename F>
 __global__ void for_each_elem(int64_t num_elems, F f) {
@@ -30,7 +41,7 @@ __global__ void for_each_elem(int64_t num_elems, F f) {
 template <typename F>
 void launch_for_each(int64_t num_elems, cudaStream_t stream, F f) {
   if (num_elems <= 0) return;
-  for_each_elem<<<grid_of(num_elems), kThreads, 0, stream>>>(num_elems, f);
+  start(for_each_elem<F>, grid_of(num_elems), stream, num_elems, f);
 }
 
 // 16 bytes at a time: one load, one store.
@@ -242,8 +253,7 @@ void launch_block_sums_of_squares(const T* values, int64_t num_elems, double* su
   if (num_elems <= 0) return;
   const int64_t num_blocks = (num_elems + kElemsOfBlock - 1) / kElemsOfBlock;
   const int64_t grid = (num_blocks * kLanes + kThreads - 1) / kThreads;
-  sum_squares_of_blocks<T>
-      <<<static_cast<unsigned>(grid), kThreads, 0, stream>>>(values, num_elems, sums);
+  start(sum_squares_of_blocks<T>, grid, stream, values, num_elems, sums);
 }
 
 template <typename T>

@@ -107,7 +107,13 @@ inline Status train_odd_net(World& world, const RunSpec& spec, DigestOfRanks* di
 inline std::string digest_of(int ranks, const RunSpec& spec) {
   DigestOfRanks digest;
   Status status = World::run_threads(
-      ranks, [&](World& world) { return train_odd_net(world, spec, &digest); }, WorldOptions{});
+      ranks,
+      [&](World& world) {
+        LOCKSTEP_RETURN_IF_ERROR(train_odd_net(world, spec, &digest));
+        // A rank that just left would be a lost peer to one whose last exchange is under way.
+        return world.shutdown();
+      },
+      WorldOptions{});
   EXPECT_TRUE(status.is_ok()) << status.to_string();
   return digest.hex();
 }

@@ -72,7 +72,9 @@ class Communicator {
   /// exchange fails it has been called for some and not for others. What it throws comes out of the
   /// exchange, which can't be resumed: the peers' matching calls may fail, or wait for their
   /// deadline. `what` names the exchange in errors. Collective: each
-  /// listed peer must list the matching op, with the same number of bytes. Errors: kTimeout naming
+  /// listed peer must list the matching op, with the same number of bytes. A group may wait for all
+  /// its peers to come to one of theirs before any of it moves (NCCL's do where two ranks meet for
+  /// the first time), so groups must not depend on each other in a circle. Errors: kTimeout naming
   /// the peers still waited for, kPeerFailure, kInvalidArgument when a peer sent another size.
   virtual Status exchange(std::span<const SendOp> sends, std::span<const RecvOp> recvs,
                           OnReceived on_received, std::string_view what, Deadline deadline) = 0;
