@@ -131,6 +131,7 @@ TEST(GpuTree, GivesTheBitsOfTheHost) {
 
 // Whoever runs this for several numbers of ranks compares the digests that rank 0 prints.
 TEST(GpuTraining, DigestOfOddNet) {
+  gpu_of_test();  // before anything is asked of LibTorch's generators
   DigestOfRanks unused;
   for (const char* optimizer : {"adamw", "sgd"}) {
     RunSpec spec;

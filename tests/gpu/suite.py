@@ -102,6 +102,7 @@ class Suite:
         self.out = pathlib.Path(chosen.out or chosen.default_out).resolve()
         shutil.rmtree(self.out, ignore_errors=True)
         self.out.mkdir(parents=True)
+        self.emulation = pathlib.Path(chosen.emulated).resolve() if chosen.emulated else None
         self.end = time.monotonic() + BUDGET_S
         self.figures = {}
 
@@ -110,6 +111,9 @@ class Suite:
 
     def environment(self, **more):
         env = dict(os.environ, OMP_NUM_THREADS="1", NCCL_SOCKET_IFNAME="lo", NCCL_IB_DISABLE="1", **more)
+        if self.emulation:
+            env.update(LD_PRELOAD=str(self.emulation / "libemulated_gpu.so"),
+                       LOCKSTEP_CUDA_LIBRARY=str(self.emulation / "liblockstep_cuda_emulated.so"))
         if os.geteuid() == 0:
             env.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
         return env
@@ -325,7 +329,8 @@ def gpu_names():
 
 
 def write_report(suite, results):
-    report = {"utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "gpus": gpu_names(),
+    gpus = ["an emulated GPU: no figure counts"] if suite.emulation else gpu_names()
+    report = {"utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "gpus": gpus,
               "host": platform.platform(), "parts": results, "figures": suite.figures}
     (suite.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     lines = [f"# GPU suite, {report['utc']}", "", *[f"- {name}" for name in report["gpus"]], "",
@@ -342,12 +347,13 @@ def main():
     parser.add_argument("--tests", required=True)
     parser.add_argument("--default-out", required=True)
     parser.add_argument("--out", help="a folder for logs and the report; what is in it goes")
+    parser.add_argument("--emulated", metavar="FOLDER", help="no GPU, but what stands for one (build/release/tests/emulated_gpu)")
     parser.add_argument("parts", nargs="*", metavar="PART", help="of: " + ", ".join(PARTS))
     chosen = parser.parse_args()
     for part in chosen.parts:
         if part not in PARTS:
             parser.error(f"no part '{part}'; there are {', '.join(PARTS)}")
-    if not gpu_names():
+    if not chosen.emulated and not gpu_names():
         print("no GPU here (nvidia-smi): nothing was run", file=sys.stderr)
         return 64
     suite = Suite(chosen)
