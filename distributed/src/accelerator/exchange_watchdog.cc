@@ -1,5 +1,6 @@
 #include "exchange_watchdog.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -8,13 +9,18 @@
 #include <thread>
 #include <utility>
 
+#include "lockstep/core/base/caught.h"
 #include "lockstep/core/base/text.h"
 
 namespace lockstep {
 namespace {
 
-// Between two looks while something is under way.
+constexpr int kNumThreads = 2;
+// Between two looks while something is under way; between two looks at those.
 constexpr auto kLook = std::chrono::milliseconds(20);
+constexpr auto kLookOfLooks = std::chrono::milliseconds(200);
+// For the device to say that it is done with what a lost rank took part in.
+constexpr double kLostLookS = 5;
 constexpr size_t kMaxNamed = 8;
 // A wait on the host looks at what may end it after this many polls, and says so when it is slow.
 constexpr int kPollsPerLook = 32;
@@ -46,19 +52,24 @@ Status not_done_error(const std::string& exchange, double timeout_s) {
 }
 
 struct ExchangeWatchdog::State {
-  State(DeviceQueue& q, Actions a) : queue(q), actions(std::move(a)) {}
+  State(DeviceQueue& q, Actions a, double most_s)
+      : queue(q), actions(std::move(a)), most_look_s(most_s) {}
 
   DeviceQueue& queue;
   Actions actions;
-  std::thread thread;
+  double most_look_s;
+  std::vector<std::thread> threads;
 
   mutable std::mutex mutex;
   std::condition_variable changed;
   std::deque<WatchedExchange> exchanges;  // not seen to be done, oldest first
+  uint64_t num_done = 0;                  // of all that were watched
   std::optional<Deadline> deadline;       // of the oldest, once the device has come to it
+  std::optional<Deadline> look_deadline;  // of the look that is under way
+  Status seen;                            // by it, before it asked the device
   bool is_stopping = false;
-  bool has_ended = false;
-  Status why;  // it gave up
+  int num_ended = 0;  // threads
+  Status why;         // it gave up
 
   Status given_up() {
     std::lock_guard lock(mutex);
@@ -66,42 +77,77 @@ struct ExchangeWatchdog::State {
   }
   /// The device computes: what is watched comes later, and is not late.
   bool is_behind_compute() {
-    std::lock_guard lock(mutex);
-    return drop_done().is_ok() && !exchanges.empty() && !deadline;
+    std::unique_lock lock(mutex);
+    return drop_done(&lock).is_ok() && !exchanges.empty() && !deadline;
   }
 
-  /// Forgets what is done. Requires: the mutex is held.
-  Status drop_done() {
+  /// Forgets what is done. Requires: the mutex is held by `lock`; lets go of it while it asks the
+  /// device, whose driver may take its time.
+  Status drop_done(std::unique_lock<std::mutex>* lock) {
     while (!exchanges.empty()) {
-      LOCKSTEP_ASSIGN_OR_RETURN(const bool is_done, queue.has_passed(exchanges.front().end));
-      if (!is_done) break;
+      const uint64_t asked = num_done;
+      const QueueMark begin = deadline ? nullptr : exchanges.front().begin;
+      const QueueMark end = exchanges.front().end;
+      lock->unlock();
+      const Result<bool> is_done = queue.has_passed(end);
+      const Result<bool> is_begun = queue.has_passed(begin);
+      lock->lock();
+      LOCKSTEP_RETURN_IF_ERROR(is_done.status());
+      LOCKSTEP_RETURN_IF_ERROR(is_begun.status());
+      if (num_done != asked) continue;  // another thread saw it
+      if (!*is_done) {
+        if (*is_begun && !deadline) deadline = Deadline::after_s(exchanges.front().timeout_s);
+        break;
+      }
       exchanges.pop_front();
+      ++num_done;
       deadline.reset();
     }
-    if (exchanges.empty() || deadline) return Status::ok();
-    LOCKSTEP_ASSIGN_OR_RETURN(const bool is_begun, queue.has_passed(exchanges.front().begin));
-    if (is_begun) deadline = Deadline::after_s(exchanges.front().timeout_s);
     return Status::ok();
   }
 
-  /// OK: nothing has to be given up. Requires: the mutex is held by `lock`; lets go of it meanwhile.
+  /// OK: nothing has to be given up. Requires: as drop_done.
   Status look(std::unique_lock<std::mutex>* lock) {
-    LOCKSTEP_RETURN_IF_ERROR(drop_done());
-    if (exchanges.empty()) return Status::ok();
-    const std::string text = exchanges.front().text();
-    const double timeout_s = exchanges.front().timeout_s;
-    const bool is_late = deadline && deadline->has_passed();
+    look_deadline = Deadline::after_s(std::max(most_look_s, exchanges.front().timeout_s));
     lock->unlock();
-    Status found = actions.look();
+    const Status found = actions.look();
     lock->lock();
-    if (!found.is_ok()) return found.with_context(text);
-    return is_late ? not_done_error(text, timeout_s) : Status::ok();
+    if (!found.is_ok()) {
+      // What is under way may be done all the same; but it takes no answer of the device to end.
+      seen = found.with_context(exchanges.front().text());
+      look_deadline = Deadline::after_s(std::min(most_look_s, kLostLookS));
+    }
+    LOCKSTEP_RETURN_IF_ERROR(drop_done(lock));
+    seen = Status::ok();
+    if (exchanges.empty()) return Status::ok();
+    const WatchedExchange& oldest = exchanges.front();
+    if (!found.is_ok()) return found.with_context(oldest.text());
+    return deadline && deadline->has_passed() ? not_done_error(oldest.text(), oldest.timeout_s)
+                                              : Status::ok();
+  }
+
+  /// Once: what it is given up with. Requires: the mutex is held by `lock`, and is not after it.
+  void give_up(std::unique_lock<std::mutex>* lock, const Status& found) {
+    if (is_stopping || !why.is_ok()) return;
+    why = found;
+    lock->unlock();
+    caught([&] {
+      actions.give_up(found);
+      return Status::ok();
+    }).ignore();
+    lock->lock();
+  }
+
+  void end_thread() {
+    ++num_ended;
+    changed.notify_all();
   }
 };
 
-ExchangeWatchdog::ExchangeWatchdog(DeviceQueue& queue, Actions actions)
-    : state_(std::make_shared<State>(queue, std::move(actions))) {
-  state_->thread = std::thread([state = state_] { run(state); });
+ExchangeWatchdog::ExchangeWatchdog(DeviceQueue& queue, Actions actions, double most_look_s)
+    : state_(std::make_shared<State>(queue, std::move(actions), most_look_s)) {
+  state_->threads.emplace_back([state = state_] { run(state); });
+  state_->threads.emplace_back([state = state_] { watch_looks(state); });
 }
 
 ExchangeWatchdog::~ExchangeWatchdog() {
@@ -110,28 +156,43 @@ ExchangeWatchdog::~ExchangeWatchdog() {
 
 void ExchangeWatchdog::run(const std::shared_ptr<State>& state) {
   std::unique_lock lock(state->mutex);
-  while (true) {
+  while (state->why.is_ok()) {
     state->changed.wait(lock, [&] { return state->is_stopping || !state->exchanges.empty(); });
     if (state->is_stopping) break;
-    const Status found = state->look(&lock);
-    if (!found.is_ok() && !state->is_stopping) {
-      state->why = found;
-      lock.unlock();
-      state->actions.give_up(found);
-      lock.lock();
+    const Status found = caught([&] { return state->look(&lock); });
+    if (!lock.owns_lock()) lock.lock();  // an exception passed through
+    state->look_deadline.reset();
+    if (!found.is_ok()) {
+      state->give_up(&lock, found);
       break;
     }
     state->changed.wait_for(lock, kLook, [&] { return state->is_stopping; });
   }
-  state->has_ended = true;
-  state->changed.notify_all();
+  state->end_thread();
+}
+
+// The driver may keep a look waiting for the very exchange that hangs.
+void ExchangeWatchdog::watch_looks(const std::shared_ptr<State>& state) {
+  std::unique_lock lock(state->mutex);
+  while (!state->is_stopping && state->why.is_ok()) {
+    if (state->look_deadline && state->look_deadline->has_passed()) {
+      const Status found =
+          timeout_error(cat(state->exchanges.empty() ? "" : state->exchanges.front().text(),
+                            ": the GPU's driver does not answer since ",
+                            state->look_deadline->length_s(), " s"));
+      state->give_up(&lock, state->seen.is_ok() ? found : Status(state->seen));
+      break;
+    }
+    state->changed.wait_for(lock, kLookOfLooks, [&] { return state->is_stopping; });
+  }
+  state->end_thread();
 }
 
 void ExchangeWatchdog::watch(WatchedExchange exchange) {
-  std::lock_guard lock(state_->mutex);
-  if (state_->has_ended) return;
+  std::unique_lock lock(state_->mutex);
+  if (!state_->why.is_ok()) return;
   // Short ones would pile up between two looks; an error is the thread's to tell.
-  state_->drop_done().ignore();
+  state_->drop_done(&lock).ignore();
   state_->exchanges.push_back(std::move(exchange));
   if (state_->exchanges.size() == 1) state_->changed.notify_all();
 }
@@ -179,13 +240,14 @@ bool ExchangeWatchdog::stop(double wait_s) {
     state_->is_stopping = true;
     state_->changed.notify_all();
     has_ended = state_->changed.wait_for(lock, std::chrono::duration<double>(wait_s),
-                                         [&] { return state_->has_ended; });
+                                         [&] { return state_->num_ended == kNumThreads; });
   }
-  if (state_->thread.joinable()) {
+  for (std::thread& thread : state_->threads) {
+    if (!thread.joinable()) continue;
     if (has_ended) {
-      state_->thread.join();
+      thread.join();
     } else {
-      state_->thread.detach();
+      thread.detach();
     }
   }
   return has_ended;

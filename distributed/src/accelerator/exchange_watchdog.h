@@ -1,8 +1,9 @@
 #pragma once
 // ExchangeWatchdog: exchanges that a device's queue works through behind the host, watched by a
 // thread. The host may be anywhere meanwhile, also in a call of LibTorch that waits for the device
-// and knows no deadline; what ends such a wait is that the exchange before it is given up. Must not
-// know: NCCL. Thread-safety: watch() on one thread; text_of_oldest() on any.
+// and knows no deadline; what ends such a wait is that the exchange before it is given up. A second
+// thread watches the first, which asks the device's driver. Must not know: NCCL. Thread-safety:
+// watch() on one thread; text_of_oldest() on any.
 
 #include <cstdint>
 #include <functional>
@@ -46,13 +47,15 @@ class ExchangeWatchdog {
     /// What must end all exchanges: a lost rank, an error of the backend. Called again and again
     /// while one is under way.
     std::function<Status()> look;
-    /// Called once, with what `look` said, the device's own error, or kTimeout naming the exchange:
+    /// Called once, on either thread, with what `look` said, the device's own error, or kTimeout
+    /// naming the exchange:
     /// is to make the device go on. May hang: nothing of the watchdog's owner may be touched after
     /// what can.
     std::function<void(const Status&)> give_up;
   };
-  /// `queue` must outlive it.
-  ExchangeWatchdog(DeviceQueue& queue, Actions actions);
+  /// `queue` must outlive it. `most_look_s`: so long, or as long as the exchange in question, may
+  /// the device's driver keep a look waiting.
+  ExchangeWatchdog(DeviceQueue& queue, Actions actions, double most_look_s = 60);
   /// As stop().
   ~ExchangeWatchdog();
   ExchangeWatchdog(const ExchangeWatchdog&) = delete;
@@ -68,13 +71,15 @@ class ExchangeWatchdog {
               const std::function<Result<bool>()>& is_done, const Log& log);
   /// The same until the queue has done all that it was handed.
   Status settle(std::string_view what, Deadline deadline, const Log& log);
-  /// Ends the thread. False: it hangs in give_up() longer than this, and is left to itself.
+  /// Ends the threads. False: one hangs, in give_up() say, longer than this, and they are left to
+  /// themselves.
   bool stop(double wait_s = 10);
 
  private:
   struct State;
   static void run(const std::shared_ptr<State>& state);
-  std::shared_ptr<State> state_;  // the thread's too
+  static void watch_looks(const std::shared_ptr<State>& state);
+  std::shared_ptr<State> state_;  // the threads' too
 };
 
 }  // namespace lockstep

@@ -6,6 +6,7 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/version.h>
 
+#include "lockstep/core/base/caught.h"
 #include "lockstep/core/base/check.h"
 #include "lockstep/core/base/text.h"
 #include "lockstep/core/flat/layout.h"
@@ -79,8 +80,11 @@ DeviceMemoryUse CudaDevice::memory_use() const {
 
 Result<std::unique_ptr<Communicator>> CudaDevice::connect(World& world, Deadline deadline) {
   if (world.world_size() == 1) return std::unique_ptr<Communicator>();
-  return connect_nccl(world, communication_, allocate(static_cast<size_t>(world.world_size())), log_,
-                      deadline);
+  // Memory may lack on one rank alone, and is voted on.
+  auto barrier_bytes = caught([&]() -> Result<DeviceMemory> {
+    return allocate(static_cast<size_t>(world.world_size()));
+  });
+  return connect_nccl(world, communication_, std::move(barrier_bytes), log_, deadline);
 }
 
 }  // namespace lockstep::cuda

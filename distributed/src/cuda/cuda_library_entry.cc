@@ -13,6 +13,9 @@
 namespace lockstep::cuda {
 namespace {
 
+// The oldest GPUs that the kernels are compiled for (cmake/LockstepCuda.cmake).
+constexpr int kLeastMajor = 8;
+
 std::string version_of(int version) {
   return cat(version / 1000, ".", version % 1000 / 10);
 }
@@ -59,6 +62,11 @@ class Library final : public CudaLibrary {
         static_cast<void>(cudaGetLastError());
         return unsupported_error(cat("GPU ", i, ": ", cudaGetErrorString(error)));
       }
+      if (properties.major < kLeastMajor) {
+        return unsupported_error(cat("GPU ", i, " (", properties.name, ") has compute capability ",
+                                     properties.major, ".", properties.minor, ", this needs ",
+                                     kLeastMajor, ".0: leave it out of CUDA_VISIBLE_DEVICES"));
+      }
       gpus.push_back({uuid_text(properties.uuid), properties.name});
     }
     return gpus;
@@ -71,7 +79,14 @@ class Library final : public CudaLibrary {
       c10::cuda::set_device(static_cast<c10::DeviceIndex>(index));
       return std::shared_ptr<Accelerator>(std::make_shared<CudaDevice>(index, log));
     } catch (const std::exception& error) {
-      return status_of(error).with_context(cat("cuda:", index, " can't be used"));
+      const Status status = status_of(error).with_context(cat("cuda:", index, " can't be used"));
+      // LibTorch asks for its CUDA side once, and remembers that it was not there.
+      const bool was_asked = status.message().find("ATen_cuda") != std::string::npos;
+      if (!was_asked) return status;
+      return invalid_argument_error(cat(
+          "LibTorch was asked about GPUs before open_accelerator() or Trainer::make() loaded what "
+          "knows them (by torch::manual_seed() or torch::cuda::is_available(), say): call those "
+          "first. ", status.message()));
     }
   }
 };

@@ -3,7 +3,9 @@
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <nccl.h>
+#include <torch/csrc/cuda/nccl.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <future>
@@ -24,6 +26,11 @@ namespace {
 
 // What ncclCommAbort may take before it is left to itself.
 constexpr double kAbortS = 5;
+// For all GPUs to find each other. One that fails at once can tell the others only when they have
+// waited so long.
+constexpr double kConnectS = 120;
+// NCCL notices before the control plane that a peer's connection broke; the plane knows whose.
+constexpr double kNameS = 1;
 constexpr int64_t kPauseNs = 20'000;
 
 std::string version_of(int code) {
@@ -129,15 +136,20 @@ Status NcclCommunicator::check(ncclResult_t result, std::string_view call) const
   if (handle_->communicator != nullptr)
     static_cast<void>(ncclCommGetAsyncError(handle_->communicator, &state));
   const char* detail = ncclGetLastError(handle_->communicator);
-  return internal_error(cat(call, " gave ", ncclGetErrorString(result), " (state: ",
-                            ncclGetErrorString(state), ")",
-                            detail == nullptr || *detail == '\0' ? std::string() : cat(": ", detail),
-                            "; NCCL_DEBUG=INFO tells more"));
+  std::string text = cat(call, " gave ", ncclGetErrorString(result), " (state: ",
+                         ncclGetErrorString(state), ")",
+                         detail == nullptr || *detail == '\0' ? std::string() : cat(": ", detail),
+                         "; NCCL_DEBUG=INFO tells more");
+  // Nothing is wrong with this rank: a peer is gone, or has given up, or the network broke.
+  return result == ncclRemoteError ? peer_failure_error(std::move(text))
+                                   : internal_error(std::move(text));
 }
 
 // A non-blocking call has been handed over once NCCL no longer says "in progress".
 Result<bool> NcclCommunicator::is_handed_over() {
-  const std::lock_guard lock(handle_->mutex);
+  // Another thread may be in a call that does not come back.
+  const std::unique_lock lock(handle_->mutex, std::try_to_lock);
+  if (!lock.owns_lock()) return false;
   if (handle_->communicator == nullptr) return failure();
   ncclResult_t state = ncclSuccess;
   LOCKSTEP_RETURN_IF_ERROR(
@@ -148,9 +160,14 @@ Result<bool> NcclCommunicator::is_handed_over() {
 
 Status NcclCommunicator::look() {
   LOCKSTEP_RETURN_IF_ERROR(failure());
-  LOCKSTEP_RETURN_IF_ERROR(is_handed_over().status());
-  const std::vector<int> lost = plane_.lost_ranks();
-  if (lost.empty()) return Status::ok();
+  const Status state = is_handed_over().status();
+  std::vector<int> lost = plane_.lost_ranks();
+  const Deadline named = Deadline::after_s(kNameS);
+  while (state.code() == StatusCode::kPeerFailure && lost.empty() && !named.has_passed()) {
+    sleep_ns(kPauseNs);
+    lost = plane_.lost_ranks();
+  }
+  if (lost.empty()) return state;
   return peer_failure_error(cat(ranks_text(lost), " gone (the connection closed)"));
 }
 
@@ -299,19 +316,22 @@ NcclCommunicator::~NcclCommunicator() {
 std::string nccl_version_text() {
   int loaded = 0;
   if (ncclGetVersion(&loaded) != ncclSuccess) return "of an unknown version";
-  return cat(version_of(loaded), " (built with ", version_of(NCCL_VERSION_CODE), ")");
+  // As LibTorch packs it.
+  const uint64_t torchs = torch::cuda::nccl::version();
+  return cat(version_of(loaded), " (built with ", version_of(NCCL_VERSION_CODE), ", LibTorch with ",
+             torchs >> 32, ".", (torchs >> 16) & 0xffff, ".", torchs & 0xffff, ")");
 }
 
 Result<std::unique_ptr<Communicator>> connect_nccl(World& world, CudaQueue& queue,
-                                                   DeviceMemory barrier_bytes, const Log& log,
-                                                   Deadline deadline) {
+                                                   Result<DeviceMemory> barrier_bytes,
+                                                   const Log& log, Deadline deadline) {
   if (world.world_rank() == 0) {
     log.info(cat("NCCL ", nccl_version_text()));
     for (const std::string& line : environment_variables_beginning_with("NCCL_")) log.info(line);
   }
   ncclUniqueId id{};
-  Status made;
-  if (world.world_rank() == 0) {
+  Status made = barrier_bytes.status();
+  if (world.world_rank() == 0 && made.is_ok()) {
     if (const ncclResult_t result = ncclGetUniqueId(&id); result != ncclSuccess) {
       made = internal_error(cat("ncclGetUniqueId gave ", ncclGetErrorString(result),
                                 "; NCCL_SOCKET_IFNAME names the network interface to use"));
@@ -324,11 +344,13 @@ Result<std::unique_ptr<Communicator>> connect_nccl(World& world, CudaQueue& queu
   if (text.size() != sizeof(id.internal))
     return internal_error(cat("NCCL's identity has ", text.size(), " bytes"));
   std::memcpy(id.internal, text.data(), text.size());
-  auto communicator = std::make_unique<NcclCommunicator>(world, queue, std::move(barrier_bytes), log);
+  auto communicator =
+      std::make_unique<NcclCommunicator>(world, queue, std::move(barrier_bytes).value(), log);
+  const Deadline connected = Deadline::after_s(std::min(deadline.remaining_s(), kConnectS));
   // A rank that waited in vain until the deadline still has to tell the others.
-  const Deadline verdict = Deadline::after_s(2 * deadline.remaining_s());
+  const Deadline verdict = Deadline::after_s(2 * connected.length_s());
   LOCKSTEP_RETURN_IF_ERROR(world.control_plane().vote(
-      "connecting the GPUs", caught([&] { return communicator->connect(id, deadline); }), verdict));
+      "connecting the GPUs", caught([&] { return communicator->connect(id, connected); }), verdict));
   return std::unique_ptr<Communicator>(std::move(communicator));
 }
 

@@ -136,14 +136,20 @@ void DataParallel::backward(const MicroBatch& micro_batch, const at::Tensor& mea
 Result<StepGradients> DataParallel::reduce(int64_t step, uint64_t flags, const Status& mine) {
   Impl& impl = *impl_;
   Status my_status = mine;
-  if (!my_status.is_ok()) impl.take_part_with_zeros(step);
+  // Caught, here and below: a device that has failed throws, and no rank may leave alone.
+  if (!my_status.is_ok()) {
+    const Status took_part = caught([&] {
+      impl.take_part_with_zeros(step);
+      return Status::ok();
+    });
+    if (!took_part.is_ok()) return impl.agree_on_exchange(my_status);
+  }
   LOCKSTEP_CHECK(impl.phase == Impl::Phase::kAccumulating && impl.step == step, "reduce(", step,
                  ") but the step under way is ",
                  impl.phase == Impl::Phase::kAccumulating ? cat(impl.step) : "none");
   LOCKSTEP_CHECK(impl.next_micro_batch == impl.micro_batches.end, "reduce(", step,
                  ") before backward() of every micro-batch: at ", impl.next_micro_batch, " of ",
                  impl.micro_batches.end);
-  // Caught, here and below: a device that has failed throws, and no rank may leave alone.
   Result<std::vector<double>> sums = caught([&] { return impl.end_exchanges(); });
   LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(sums.status()));
   if (my_status.is_ok() && !impl.buffers->integer_conflict().empty()) {

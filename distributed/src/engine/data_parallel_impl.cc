@@ -4,6 +4,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "bucket_choice.h"
 #include "lockstep/core/base/caught.h"
@@ -21,8 +22,9 @@ constexpr uint64_t kMicroBatchTag = 0x4d4943524f424131;  // "MICROBA1"
 // A rank whose exchange fails waits for the others to find out, which may take them their whole
 // time-out, but no longer than this; who is not there by then is named.
 constexpr double kAgreeTimeoutS = 30;
-// Of a rank alone, which exchanges nothing: gradients are folded while they are in cache.
+// Of a rank alone on the host, which exchanges nothing: gradients are folded while they are in cache.
 constexpr double kBucketMibAlone = 4;
+constexpr double kMib = 1024 * 1024;
 // What an exchange costs beside its measured latency where its thread shares a processor with
 // compute, which was idle when that was measured: the two take turns, and one has the processor for
 // about this long (Linux's base slice). Measured: DESIGN.md 7.
@@ -70,18 +72,21 @@ TreeReducerOptions DataParallel::Impl::transfers() const {
 }
 
 Status DataParallel::Impl::choose_buckets() {
-  bucket_choice.bucket_mib = options.bucket_mib > 0 ? options.bucket_mib : kBucketMibAlone;
-  if (options.bucket_mib > 0 || world.world_size() == 1) return Status::ok();
   uint64_t total_bytes = 0;
   for (const FlatSpace& space : model.layout().spaces()) {
     if (space.role == SpaceRole::kTrainable) total_bytes += static_cast<uint64_t>(space.num_bytes());
   }
+  // A device is told of each bucket; alone it has no reason for more than one.
+  const double alone_mib =
+      is_on_device() ? std::ceil(static_cast<double>(total_bytes) / kMib) : kBucketMibAlone;
+  bucket_choice.bucket_mib = options.bucket_mib > 0 ? options.bucket_mib : std::max(alone_mib, 1.0);
+  if (options.bucket_mib > 0 || world.world_size() == 1) return Status::ok();
   LOCKSTEP_ASSIGN_OR_RETURN(ExchangeCost cost,
                             measure_exchange(data_communicator(), world.control_plane(), device,
                                              transfers(), deadline()));
   if (world.num_hosts() > 1 && !is_on_device()) cost.latency_s += kTurnS;
   bucket_choice.bucket_mib =
-      shared_evenly(best_bucket_bytes(total_bytes, cost), world.world_size()) / (1024 * 1024);
+      shared_evenly(best_bucket_bytes(total_bytes, cost), world.world_size()) / kMib;
   bucket_choice.latency_ms = cost.latency_s * 1e3;
   bucket_choice.gb_per_s = cost.s_per_byte > 0 ? 1e-9 / cost.s_per_byte : 0;
   return Status::ok();
@@ -111,7 +116,7 @@ void DataParallel::Impl::plan() {
     }
     auto runs =
         plan_buckets(space.num_blocks(),
-                     blocks_per_bucket(static_cast<int64_t>(bucket_choice.bucket_mib * 1024 * 1024),
+                     blocks_per_bucket(static_cast<int64_t>(bucket_choice.bucket_mib * kMib),
                                        dtype_size_bytes(space.dtype)));
     int trainable_index = static_cast<int>(trainables.size());
     for (size_t b = 0; b < runs.size(); ++b) {
@@ -373,6 +378,8 @@ void DataParallel::Impl::take_part_with_zeros(int64_t at_step) {
 Status DataParallel::Impl::agree_on_exchange(const Status& mine) {
   if (mine.is_ok()) return mine;
   phase = Phase::kIdle;
+  in_micro_batch = false;
+  if (process_lock.owns_lock()) process_lock.unlock();
   // Without the step: one rank may find out in the last exchange of a step, another in the next one.
   Status verdict =
       world.control_plane().vote("exchange between ranks", mine.with_context(cat("step ", step)),

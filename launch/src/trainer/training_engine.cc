@@ -86,7 +86,8 @@ Status TrainingEngine::work_micro_batches(int64_t step) {
 Result<StepOutcome> TrainingEngine::run_step(int64_t step, uint64_t flags) {
   Stopwatch watch;
   loader_ms_ = 0;
-  Status mine = pending_failure_.is_ok() ? work_micro_batches(step) : pending_failure_;
+  Status mine = pending_failure_;
+  if (mine.is_ok()) mine = caught([&] { return work_micro_batches(step); });
   LOCKSTEP_ASSIGN_OR_RETURN(StepGradients gradients, parts_.parallel->reduce(step, flags, mine));
   StepOutcome outcome;
   outcome.flags = gradients.flags;

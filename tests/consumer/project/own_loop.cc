@@ -68,11 +68,17 @@ Result<lockstep::Checkpointer> open_checkpoints(lockstep::ControlPlane& plane, c
 }
 
 Result<lockstep::ExitCode> train(lockstep::World& world, const char* run_dir, int64_t num_steps) {
+  // Before torch::manual_seed(), which asks LibTorch about GPUs. Null: on the processor.
+  LOCKSTEP_ASSIGN_OR_RETURN(auto gpu, lockstep::open_accelerator(world, {}));
+  const at::Device device(gpu != nullptr ? std::string(gpu->name()) : "cpu");
   torch::manual_seed(11 + world.world_rank());  // different on purpose: rank 0's weights are sent
   Autoencoder net;
-  LOCKSTEP_ASSIGN_OR_RETURN(auto model,
-                            lockstep::DataParallel::make(
-                                world, net, {.seed = 7, .micro_batches_per_step = kMicroBatches}));
+  net.to(device);
+  LOCKSTEP_ASSIGN_OR_RETURN(auto model, lockstep::DataParallel::make(
+                                            world, net,
+                                            {.seed = 7,
+                                             .micro_batches_per_step = kMicroBatches,
+                                             .accelerator = gpu}));
   lockstep::ShardedOptimizerOptions settings;
   settings.optimizer.learning_rate = 5e-3;
   settings.clip_max_norm = 0.5;
@@ -96,7 +102,7 @@ Result<lockstep::ExitCode> train(lockstep::World& world, const char* run_dir, in
 
   for (; step < num_steps; ++step) {
     for (lockstep::MicroBatch at : model.micro_batches(step)) {
-      at::Tensor input = make_input(at);
+      at::Tensor input = make_input(at).to(device);
       at::Tensor output = net.forward(input, /*is_deep=*/at.index % 2 == 1);
       model.backward(at, torch::mse_loss(output, input), static_cast<double>(input.size(0)));
     }

@@ -189,6 +189,60 @@ TEST(ExchangeWatchdog, AnErrorOfTheDeviceIsTold) {
   EXPECT_THAT(watched.given_up(kLongS).message(), HasSubstr("an illegal address"));
 }
 
+/// Whoever asks it waits until it is let go.
+class SilentQueue final : public ImmediateQueue {
+ public:
+  Result<bool> has_passed(const QueueMark& mark) override {
+    if (mark != nullptr) answer_.wait();
+    return ImmediateQueue::has_passed(mark);
+  }
+  void let_go() { promise_.set_value(); }
+
+ private:
+  std::promise<void> promise_;
+  std::shared_future<void> answer_ = promise_.get_future();
+};
+
+TEST(ExchangeWatchdog, ADriverThatDoesNotAnswerKeepsNobody) {
+  for (const bool is_lost : {false, true}) {
+    SilentQueue queue;
+    std::promise<Status> promise;
+    ExchangeWatchdog watchdog(queue,
+                              {[&] { return is_lost ? peer_failure_error("rank 1 gone") : Status::ok(); },
+                               [&](const Status& why) {
+                                 promise.set_value(why);
+                                 queue.let_go();  // as an aborted exchange lets the driver
+                               }},
+                              /*most_look_s=*/0.3);
+    WatchedExchange exchange;
+    exchange.what = "bucket 3";
+    exchange.begin = std::make_shared<DelayedMark>();
+    exchange.end = std::make_shared<DelayedMark>();
+    watchdog.watch(exchange);
+    std::future<Status> said = promise.get_future();
+    ASSERT_EQ(said.wait_for(std::chrono::duration<double>(kLongS)), std::future_status::ready);
+    const Status why = said.get();
+    EXPECT_EQ(why.code(), is_lost ? StatusCode::kPeerFailure : StatusCode::kTimeout);
+    EXPECT_THAT(why.message(), AllOf(HasSubstr("bucket 3"), HasSubstr(is_lost ? "rank 1 gone" : "driver")));
+    EXPECT_TRUE(watchdog.stop());
+  }
+}
+
+TEST(ExchangeWatchdog, ADeviceThatThrowsIsTold) {
+  class ThrowingQueue final : public ImmediateQueue {
+    Result<bool> has_passed(const QueueMark&) override { throw std::runtime_error("CUDA error"); }
+  } queue;
+  std::promise<Status> promise;
+  ExchangeWatchdog watchdog(
+      queue, {[] { return Status::ok(); }, [&](const Status& why) { promise.set_value(why); }});
+  WatchedExchange exchange;
+  exchange.end = std::make_shared<DelayedMark>();
+  watchdog.watch(exchange);
+  std::future<Status> said = promise.get_future();
+  ASSERT_EQ(said.wait_for(std::chrono::duration<double>(kLongS)), std::future_status::ready);
+  EXPECT_THAT(said.get().message(), HasSubstr("CUDA error"));
+}
+
 TEST(ExchangeWatchdog, OneThatHangsInGivingUpIsLeftToItself) {
   ImmediateQueue queue;
   std::promise<void> is_in, may_leave;

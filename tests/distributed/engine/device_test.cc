@@ -98,7 +98,7 @@ TEST(OnADevice, ComputeMayTakeLongerThanAnExchangeMay) {
 
 // As after an illegal address: the rank says so, its peer names it, and no process is torn down.
 TEST(OnADevice, OneThatFailsEndsInAVerdict) {
-  for (const bool in_update : {true, false}) {
+  for (auto where : {&RunSpec::before_backward, &RunSpec::before_reduce, &RunSpec::before_update}) {
     std::vector<Status> verdicts(2);
     Status ran = World::run_threads(
         2,
@@ -107,10 +107,9 @@ TEST(OnADevice, OneThatFailsEndsInAVerdict) {
           spec.timeout_s = 1.5;
           auto device = std::make_shared<DelayedDevice>(1);
           spec.accelerator = [&](int) { return device; };
-          const auto fail = [&](int rank, int64_t step) {
+          spec.*where = [&](int rank, int64_t step) {
             if (rank == 1 && step == 1) device->fail_compute();
           };
-          (in_update ? spec.before_update : spec.before_reduce) = fail;
           DigestOfRanks unused;
           verdicts[static_cast<size_t>(world.world_rank())] = train_odd_net(world, spec, &unused);
           return Status::ok();

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "digest_of_ranks.h"
+#include "lockstep/core/base/caught.h"
 #include "lockstep/distributed/data_parallel.h"
 #include "lockstep/distributed/sharded_optimizer.h"
 #include "odd_net.h"
@@ -30,6 +31,8 @@ struct RunSpec {
   LeafDtype leaf_dtype = LeafDtype::kExact;
   /// The device of each rank; empty: the host.
   std::function<std::shared_ptr<Accelerator>(int world_rank)> accelerator = {};
+  /// Called on each rank before each backward; what it throws fails the micro-batch.
+  std::function<void(int world_rank, int64_t step)> before_backward = {};
   /// Called on each rank when a step's last backward has returned.
   std::function<void(int world_rank, int64_t step)> before_reduce = {};
   /// Called on each rank when a step's gradients are known.
@@ -62,20 +65,24 @@ inline Status train_odd_net(World& world, OddNet& net, const RunSpec& spec, Dige
   adam.clip_max_norm = spec.clip;
   LOCKSTEP_ASSIGN_OR_RETURN(ShardedOptimizer optimizer, ShardedOptimizer::make(parallel, adam));
   for (int64_t step = 0; step < spec.steps; ++step) {
-    for (MicroBatch mb : parallel.micro_batches(step)) {
-      int64_t samples = 4 + mb.index % 3;  // uneven micro-batches are right by construction
-      auto x = torch::arange(samples * 12, torch::kFloat)
-                   .reshape({samples, 12})
-                   .add(mb.index + 100 * step)
-                   .mul(0.37)
-                   .sin()
-                   .to(there);
-      auto y = torch::arange(samples, torch::kLong).add(mb.index).remainder(4).to(there);
-      auto loss = torch::nn::functional::cross_entropy(net->forward(x, mb.index % 4 == 1), y);
-      parallel.backward(mb, loss, static_cast<double>(samples));
-    }
+    const Status worked = caught([&] {
+      for (MicroBatch mb : parallel.micro_batches(step)) {
+        int64_t samples = 4 + mb.index % 3;  // uneven micro-batches are right by construction
+        auto x = torch::arange(samples * 12, torch::kFloat)
+                     .reshape({samples, 12})
+                     .add(mb.index + 100 * step)
+                     .mul(0.37)
+                     .sin()
+                     .to(there);
+        auto y = torch::arange(samples, torch::kLong).add(mb.index).remainder(4).to(there);
+        auto loss = torch::nn::functional::cross_entropy(net->forward(x, mb.index % 4 == 1), y);
+        if (spec.before_backward) spec.before_backward(world.world_rank(), step);
+        parallel.backward(mb, loss, static_cast<double>(samples));
+      }
+      return Status::ok();
+    });
     if (spec.before_reduce) spec.before_reduce(world.world_rank(), step);
-    LOCKSTEP_ASSIGN_OR_RETURN(StepGradients gradients, parallel.reduce(step));
+    LOCKSTEP_ASSIGN_OR_RETURN(StepGradients gradients, parallel.reduce(step, 0, worked));
     EXPECT_EQ(gradients.unused_parameters, std::vector<std::string>{"never"});
     EXPECT_TRUE(gradients.is_finite);
     if (spec.before_update) spec.before_update(world.world_rank(), step);
