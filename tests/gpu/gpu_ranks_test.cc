@@ -129,27 +129,33 @@ TEST(GpuTree, GivesTheBitsOfTheHost) {
   }
 }
 
-// Whoever runs this for several numbers of ranks compares the digests that rank 0 prints.
+std::string digest_on(World& world, const std::string& optimizer) {
+  RunSpec spec;
+  spec.optimizer = optimizer;
+  spec.steps = 5;
+  spec.bucket_mib = 1e-3;  // a block
+  spec.accelerator = [](int) { return gpu_of_test(); };
+  Hash128 digest;
+  spec.at_end = [&](DataParallel& parallel, ShardedOptimizer& adam) -> Status {
+    LOCKSTEP_ASSIGN_OR_RETURN(
+        digest, live_state_digest(world.control_plane(), state_schema(parallel, adam),
+                                  owned_state(parallel, adam), adam.scalars(), soon()));
+    return Status::ok();
+  };
+  DigestOfRanks unused;
+  const Status trained = train_odd_net(world, spec, &unused);
+  EXPECT_TRUE(trained.is_ok()) << trained.to_string();
+  return digest.hex();
+}
+
+// Each rank alone, and all together. What is printed is for comparing numbers of ranks.
 TEST(GpuTraining, DigestOfOddNet) {
   gpu_of_test();  // before anything is asked of LibTorch's generators
-  DigestOfRanks unused;
   for (const char* optimizer : {"adamw", "sgd"}) {
-    RunSpec spec;
-    spec.optimizer = optimizer;
-    spec.steps = 5;
-    spec.bucket_mib = 1e-3;  // a block
-    spec.accelerator = [](int) { return gpu_of_test(); };
-    Hash128 digest;
-    spec.at_end = [&](DataParallel& parallel, ShardedOptimizer& adam) -> Status {
-      LOCKSTEP_ASSIGN_OR_RETURN(
-          digest, live_state_digest(mpi_world().control_plane(), state_schema(parallel, adam),
-                                    owned_state(parallel, adam), adam.scalars(), soon()));
-      return Status::ok();
-    };
-    const Status trained = train_odd_net(mpi_world(), spec, &unused);
-    ASSERT_TRUE(trained.is_ok()) << trained.to_string();
-    if (mpi_world().world_rank() == 0)
-      std::printf("digest %s %s\n", optimizer, digest.hex().c_str());
+    World alone = World::solo(WorldOptions{});
+    const std::string digest = digest_on(mpi_world(), optimizer);
+    EXPECT_EQ(digest, digest_on(alone, optimizer));
+    if (mpi_world().world_rank() == 0) std::printf("digest %s %s\n", optimizer, digest.c_str());
   }
 }
 
