@@ -53,5 +53,9 @@ inline long long __double_as_longlong(double value) {
   std::memcpy(&bits, &value, sizeof(bits));
   return bits;
 }
-inline ushort2 make_ushort2(unsigned short x, unsigned short y) { return {x, y}; }
-inline float2 make_float2(float x, float y) { return {x, y}; }
+inline ushort2 make_ushort2(unsigned short x, unsigned short y) {
+  return {x, y};
+}
+inline float2 make_float2(float x, float y) {
+  return {x, y};
+}

@@ -25,8 +25,10 @@ at::Tensor on_host(const at::Tensor& tensor) {
 }
 
 at::Tensor on_gpu(const at::Tensor& tensor) {
-  at::Tensor there = at::empty_strided(tensor.sizes(), tensor.strides(), tensor.options().device(at::kCUDA));
-  if (tensor.numel() > 0) std::memcpy(there.data_ptr(), tensor.const_data_ptr(), tensor.storage().nbytes());
+  at::Tensor there =
+      at::empty_strided(tensor.sizes(), tensor.strides(), tensor.options().device(at::kCUDA));
+  if (tensor.numel() > 0)
+    std::memcpy(there.data_ptr(), tensor.const_data_ptr(), tensor.storage().nbytes());
   return there;
 }
 
@@ -67,14 +69,16 @@ c10::IValue with_tensors(const c10::IValue& value, const F& replace) {
   return value;
 }
 
-void run_on_host(const c10::OperatorHandle& op, c10::DispatchKeySet /*keys*/, torch::jit::Stack* stack) {
+void run_on_host(const c10::OperatorHandle& op, c10::DispatchKeySet /*keys*/,
+                 torch::jit::Stack* stack) {
   c10::cuda::getCurrentCUDAStream().synchronize();
   Twins twins;
   const auto replace_top = [&](size_t count, const auto& replace) {
     for (size_t i = stack->size() - count; i < stack->size(); ++i)
       (*stack)[i] = with_tensors((*stack)[i], replace);
   };
-  replace_top(op.schema().arguments().size(), [&](const at::Tensor& t) { return twins.host_of(t); });
+  replace_top(op.schema().arguments().size(),
+              [&](const at::Tensor& t) { return twins.host_of(t); });
   op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
   replace_top(op.schema().returns().size(), [&](const at::Tensor& t) { return twins.gpu_of(t); });
 }
@@ -92,9 +96,10 @@ at::Tensor& copy(at::Tensor& to, const at::Tensor& from, bool non_blocking) {
 
 bool is_about_memory(const std::string& name) {
   static const std::set<std::string> names = {
-      "aten::empty", "aten::empty_strided", "aten::as_strided", "aten::view", "aten::_reshape_alias",
-      "aten::resize_", "aten::set_", "aten::unfold", "aten::copy_", "aten::is_set_to", "aten::view_as_real",
-      "aten::view_as_complex", "aten::is_pinned", "aten::_pin_memory"};
+      "aten::empty",          "aten::empty_strided", "aten::as_strided",   "aten::view",
+      "aten::_reshape_alias", "aten::resize_",       "aten::set_",         "aten::unfold",
+      "aten::copy_",          "aten::is_set_to",     "aten::view_as_real", "aten::view_as_complex",
+      "aten::is_pinned",      "aten::_pin_memory"};
   return names.contains(name);
 }
 
@@ -102,16 +107,19 @@ struct Registered {
   Registered() {
     c10::WarningUtils::WarningHandlerGuard quiet(&ignored);
     auto& dispatcher = c10::Dispatcher::singleton();
-    for (const c10::OperatorName& name : dispatcher.getAllOpNamesForDispatchKey(c10::DispatchKey::CUDA)) {
+    for (const c10::OperatorName& name :
+         dispatcher.getAllOpNamesForDispatchKey(c10::DispatchKey::CUDA)) {
       const auto op = dispatcher.findSchema(name);
-      if (!op || is_about_memory(name.name) || !op->hasKernelForDispatchKey(c10::DispatchKey::CPU)) continue;
+      if (!op || is_about_memory(name.name) || !op->hasKernelForDispatchKey(c10::DispatchKey::CPU))
+        continue;
       handles.push_back(dispatcher.registerImpl(
-          name, c10::DispatchKey::CUDA, c10::KernelFunction::makeFromBoxedFunction<&run_on_host>(), std::nullopt,
-          nullptr, "an emulated GPU"));
+          name, c10::DispatchKey::CUDA, c10::KernelFunction::makeFromBoxedFunction<&run_on_host>(),
+          std::nullopt, nullptr, "an emulated GPU"));
     }
-    handles.push_back(dispatcher.registerImpl(
-        {"aten::copy_", ""}, c10::DispatchKey::CUDA,
-        c10::KernelFunction::makeFromUnboxedRuntimeFunction(&copy), std::nullopt, nullptr, "an emulated GPU"));
+    handles.push_back(
+        dispatcher.registerImpl({"aten::copy_", ""}, c10::DispatchKey::CUDA,
+                                c10::KernelFunction::makeFromUnboxedRuntimeFunction(&copy),
+                                std::nullopt, nullptr, "an emulated GPU"));
     at::globalContext().setUserEnabledCuDNN(false);
   }
 

@@ -1,8 +1,8 @@
 // NCCL between processes of one machine, over local sockets, on the emulated GPU's streams. What is
 // kept of the real one: communicators do not block, so a call is under way until
-// ncclCommGetAsyncError says otherwise; the first message between two ranks needs both of them to be
-// handed over; whatever can't go on (a peer that does not come, or with another size) hangs until
-// the communicator is aborted; a peer that is gone is an asynchronous error.
+// ncclCommGetAsyncError says otherwise; the first message between two ranks needs both of them to
+// be handed over; whatever can't go on (a peer that does not come, or with another size) hangs
+// until the communicator is aborted; a peer that is gone is an asynchronous error.
 #include <nccl.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -110,9 +110,9 @@ struct ncclComm {
  private:
   struct Peer {
     int socket = -1;
-    std::string out;           // not written yet
+    std::string out;  // not written yet
     uint64_t num_queued = 0, num_written = 0;
-    std::string in;            // read, and no whole frame yet
+    std::string in;  // read, and no whole frame yet
     std::deque<std::string> messages;
     bool has_said_hello = false, has_heard_hello = false;
     bool has_said_bye = false, has_heard_bye = false;
@@ -222,8 +222,11 @@ struct ncclComm {
     std::vector<Peer*> polled_peers;
     for (Peer& peer : peers) {
       if (peer.socket < 0 || peer.is_gone) continue;
-      const bool may_read = peer.messages.empty() || peer.in.size() < lockstep::emulated_gpu::kUnreadBytes;
-      polled.push_back({peer.socket, static_cast<short>((may_read ? POLLIN : 0) | (peer.out.empty() ? 0 : POLLOUT)), 0});
+      const bool may_read =
+          peer.messages.empty() || peer.in.size() < lockstep::emulated_gpu::kUnreadBytes;
+      polled.push_back(
+          {peer.socket,
+           static_cast<short>((may_read ? POLLIN : 0) | (peer.out.empty() ? 0 : POLLOUT)), 0});
       polled_peers.push_back(&peer);
     }
     lock.unlock();
@@ -237,7 +240,8 @@ struct ncclComm {
   }
 
   void write_some(Peer& peer) {
-    const ssize_t count = send(peer.socket, peer.out.data(), peer.out.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    const ssize_t count =
+        send(peer.socket, peer.out.data(), peer.out.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
     if (count > 0) {
       peer.out.erase(0, static_cast<size_t>(count));
       peer.num_written += static_cast<uint64_t>(count);
@@ -390,8 +394,8 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
   std::memcpy(id->internal, name.data(), name.size());
   return ncclSuccess;
 }
-ncclResult_t ncclCommInitRankConfig(ncclComm_t* communicator, int num_ranks, ncclUniqueId id, int rank,
-                                    ncclConfig_t* config) {
+ncclResult_t ncclCommInitRankConfig(ncclComm_t* communicator, int num_ranks, ncclUniqueId id,
+                                    int rank, ncclConfig_t* config) {
   if (config->blocking != 0 || rank < 0 || rank >= num_ranks) return ncclInvalidArgument;
   *communicator = new ncclComm(rank, num_ranks, id.internal);
   (*communicator)->start();
@@ -425,12 +429,13 @@ ncclResult_t ncclGroupEnd() {
 }
 ncclResult_t ncclSend(const void* from, size_t count, ncclDataType_t /*type*/, int peer,
                       ncclComm_t communicator, cudaStream_t stream) {
-  return add_to_group(communicator, stream, {true, peer, static_cast<const char*>(from), nullptr, count},
-                      false);
+  return add_to_group(communicator, stream,
+                      {true, peer, static_cast<const char*>(from), nullptr, count}, false);
 }
 ncclResult_t ncclRecv(void* to, size_t count, ncclDataType_t /*type*/, int peer,
                       ncclComm_t communicator, cudaStream_t stream) {
-  return add_to_group(communicator, stream, {false, peer, nullptr, static_cast<char*>(to), count}, false);
+  return add_to_group(communicator, stream, {false, peer, nullptr, static_cast<char*>(to), count},
+                      false);
 }
 ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataType_t type,
                            ncclRedOp_t /*op*/, ncclComm_t communicator, cudaStream_t stream) {
@@ -438,7 +443,8 @@ ncclResult_t ncclAllReduce(const void* from, void* to, size_t count, ncclDataTyp
   open_group.group.sum_type = type;
   const size_t num_bytes = count * (type == ncclFloat32 ? 4 : 8);
   return add_to_group(communicator, stream,
-                      {false, 0, static_cast<const char*>(from), static_cast<char*>(to), num_bytes}, true);
+                      {false, 0, static_cast<const char*>(from), static_cast<char*>(to), num_bytes},
+                      true);
 }
 const char* ncclGetErrorString(ncclResult_t result) {
   return result == ncclSuccess       ? "no error"

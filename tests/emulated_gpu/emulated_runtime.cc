@@ -114,7 +114,8 @@ cudaError_t copy(void* to, const void* from, size_t size, Stream& stream) {
     if (size > kWaitingBytes) stream.synchronize();
     std::vector<char> staged(size);
     std::memcpy(staged.data(), from, size);
-    stream.submit([to, staged = std::move(staged)] { std::memcpy(to, staged.data(), staged.size()); });
+    stream.submit(
+        [to, staged = std::move(staged)] { std::memcpy(to, staged.data(), staged.size()); });
     return cudaSuccess;
   }
   stream.submit([=] { std::memmove(to, from, size); });
@@ -337,7 +338,8 @@ cudaError_t cudaMemset(void* to, int value, size_t size) {
   return cudaMemsetAsync(to, value, size, nullptr);
 }
 
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned /*flags*/, int /*priority*/) {
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned /*flags*/,
+                                         int /*priority*/) {
   *stream = reinterpret_cast<cudaStream_t>(gpu().make_stream());
   return cudaSuccess;
 }

@@ -1,5 +1,6 @@
 // A warp on one thread of the processor: fibers, of which most kernels need one. A fiber runs lane
-// after lane; where a lane shuffles it stays behind with it, and another goes on with the next lane.
+// after lane; where a lane shuffles it stays behind with it, and another goes on with the next
+// lane.
 #include "emulated_warp.h"
 
 #include <ucontext.h>

@@ -60,7 +60,8 @@ TEST(GpuWatchdog, EndsAHostCallBehindAnExchangeThatIsStuck) {
     const auto swap = [&] {
       const SendOp send{peer, half(0)};
       const RecvOp recv{peer, half(1)};
-      return communicator->exchange({&send, 1}, {&recv, 1}, nullptr, "a swap", Deadline::after_s(3));
+      return communicator->exchange({&send, 1}, {&recv, 1}, nullptr, "a swap",
+                                    Deadline::after_s(3));
     };
     if (world.world_rank() < 2) {
       // The first one connects the two; the next is handed over at once.
@@ -79,7 +80,8 @@ TEST(GpuWatchdog, EndsAHostCallBehindAnExchangeThatIsStuck) {
       EXPECT_EQ(found.code(), StatusCode::kTimeout) << found.to_string();
       EXPECT_NE(found.message().find("rank 1"), std::string::npos) << found.to_string();
     }
-    ASSERT_TRUE(world.control_plane().barrier("rank 0 has given up", Deadline::after_s(60)).is_ok());
+    ASSERT_TRUE(
+        world.control_plane().barrier("rank 0 has given up", Deadline::after_s(60)).is_ok());
   }
 }
 

@@ -46,9 +46,10 @@ std::string WatchedExchange::text() const {
 }
 
 Status not_done_error(const std::string& exchange, double timeout_s) {
-  return timeout_error(cat(exchange, " was not done within ", timeout_s,
-                           " s; one of these ranks did not come to it or sends another size, or the "
-                           "network is stuck"));
+  return timeout_error(
+      cat(exchange, " was not done within ", timeout_s,
+          " s; one of these ranks did not come to it or sends another size, or the "
+          "network is stuck"));
 }
 
 struct ExchangeWatchdog::State {
@@ -176,10 +177,9 @@ void ExchangeWatchdog::watch_looks(const std::shared_ptr<State>& state) {
   std::unique_lock lock(state->mutex);
   while (!state->is_stopping && state->why.is_ok()) {
     if (state->look_deadline && state->look_deadline->has_passed()) {
-      const Status found =
-          timeout_error(cat(state->exchanges.empty() ? "" : state->exchanges.front().text(),
-                            ": the GPU's driver does not answer since ",
-                            state->look_deadline->length_s(), " s"));
+      const Status found = timeout_error(
+          cat(state->exchanges.empty() ? "" : state->exchanges.front().text(),
+              ": the GPU's driver does not answer since ", state->look_deadline->length_s(), " s"));
       state->give_up(&lock, state->seen.is_ok() ? found : Status(state->seen));
       break;
     }
@@ -229,8 +229,9 @@ Status ExchangeWatchdog::wait(const std::string& text, Deadline deadline,
 Status ExchangeWatchdog::settle(std::string_view what, Deadline deadline, const Log& log) {
   const QueueMark end = state_->queue.mark();
   const std::string oldest = text_of_oldest();
-  return wait(oldest.empty() ? std::string(what) : cat(what, ": ", oldest), deadline,
-              [&] { return state_->queue.has_passed(end); }, log);
+  return wait(
+      oldest.empty() ? std::string(what) : cat(what, ": ", oldest), deadline,
+      [&] { return state_->queue.has_passed(end); }, log);
 }
 
 bool ExchangeWatchdog::stop(double wait_s) {

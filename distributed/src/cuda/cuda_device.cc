@@ -42,9 +42,8 @@ DeviceMemory CudaDevice::allocate(size_t num_bytes) {
   const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(index_));
   if (num_bytes == 0) return {};
   auto* data = static_cast<std::byte*>(c10::cuda::CUDACachingAllocator::raw_alloc(num_bytes));
-  DeviceMemory memory(data, num_bytes, [](std::byte* freed) {
-    c10::cuda::CUDACachingAllocator::raw_delete(freed);
-  });
+  DeviceMemory memory(data, num_bytes,
+                      [](std::byte* freed) { c10::cuda::CUDACachingAllocator::raw_delete(freed); });
   C10_CUDA_CHECK(cudaMemset(data, 0, num_bytes));
   C10_CUDA_CHECK(cudaDeviceSynchronize());  // once, at the start: every queue finds zeros
   return memory;
@@ -57,19 +56,18 @@ void CudaDevice::pin(std::span<std::byte> host_memory) {
   if (error == cudaSuccess) return;
   static_cast<void>(cudaGetLastError());
   log_.warn(cat("host memory of ", host_memory.size(),
-                " bytes can't be pinned, copies from and to ", name_, " will be slow: ",
-                cudaGetErrorString(error)));
+                " bytes can't be pinned, copies from and to ", name_,
+                " will be slow: ", cudaGetErrorString(error)));
 }
 
 void CudaDevice::unpin(std::span<std::byte> host_memory) {
-  if (cudaHostUnregister(host_memory.data()) != cudaSuccess)
-    static_cast<void>(cudaGetLastError());
+  if (cudaHostUnregister(host_memory.data()) != cudaSuccess) static_cast<void>(cudaGetLastError());
 }
 
 DeviceMemoryUse CudaDevice::memory_use() const {
   using c10::CachingDeviceAllocator::StatType;
-  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(
-      static_cast<c10::DeviceIndex>(index_));
+  const auto stats =
+      c10::cuda::CUDACachingAllocator::getDeviceStats(static_cast<c10::DeviceIndex>(index_));
   const auto all = static_cast<size_t>(StatType::AGGREGATE);
   return {.in_use = static_cast<uint64_t>(stats.allocated_bytes[all].current),
           .peak_in_use = static_cast<uint64_t>(stats.allocated_bytes[all].peak),
@@ -81,9 +79,8 @@ DeviceMemoryUse CudaDevice::memory_use() const {
 Result<std::unique_ptr<Communicator>> CudaDevice::connect(World& world, Deadline deadline) {
   if (world.world_size() == 1) return std::unique_ptr<Communicator>();
   // Memory may lack on one rank alone, and is voted on.
-  auto barrier_bytes = caught([&]() -> Result<DeviceMemory> {
-    return allocate(static_cast<size_t>(world.world_size()));
-  });
+  auto barrier_bytes = caught(
+      [&]() -> Result<DeviceMemory> { return allocate(static_cast<size_t>(world.world_size())); });
   return connect_nccl(world, communication_, std::move(barrier_bytes), log_, deadline);
 }
 

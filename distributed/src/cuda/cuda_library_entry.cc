@@ -57,8 +57,7 @@ class Library final : public CudaLibrary {
     std::vector<VisibleGpu> gpus;
     for (int i = 0; i < count; ++i) {
       cudaDeviceProp properties{};
-      if (const cudaError_t error = cudaGetDeviceProperties(&properties, i);
-          error != cudaSuccess) {
+      if (const cudaError_t error = cudaGetDeviceProperties(&properties, i); error != cudaSuccess) {
         static_cast<void>(cudaGetLastError());
         return unsupported_error(cat("GPU ", i, ": ", cudaGetErrorString(error)));
       }
@@ -74,7 +73,8 @@ class Library final : public CudaLibrary {
 
   Result<std::shared_ptr<Accelerator>> open(int index, const Log& log) const override {
     try {
-      // LibTorch's allocator of GPU memory wants this before the first allocation that is not a tensor's.
+      // LibTorch's allocator of GPU memory wants this before the first allocation that is not a
+      // tensor's.
       at::globalContext().lazyInitDevice(c10::DeviceType::CUDA);
       c10::cuda::set_device(static_cast<c10::DeviceIndex>(index));
       return std::shared_ptr<Accelerator>(std::make_shared<CudaDevice>(index, log));
@@ -86,7 +86,8 @@ class Library final : public CudaLibrary {
       return invalid_argument_error(cat(
           "LibTorch was asked about GPUs before open_accelerator() or Trainer::make() loaded what "
           "knows them (by torch::manual_seed() or torch::cuda::is_available(), say): call those "
-          "first. ", status.message()));
+          "first. ",
+          status.message()));
     }
   }
 };

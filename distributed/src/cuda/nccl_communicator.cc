@@ -105,7 +105,9 @@ class NcclCommunicator final : public PeerExchangeCommunicator {
   Status barrier(std::string_view what, Deadline deadline) override;
   Status settle(std::string_view what, Deadline deadline) override;
   /// Also of what the GPU is at.
-  void abort(std::string_view reason) override { fail(aborted_error(std::string(reason))).ignore(); }
+  void abort(std::string_view reason) override {
+    fail(aborted_error(std::string(reason))).ignore();
+  }
   std::string_view backend() const override { return "nccl"; }
 
  private:
@@ -136,10 +138,10 @@ Status NcclCommunicator::check(ncclResult_t result, std::string_view call) const
   if (handle_->communicator != nullptr)
     static_cast<void>(ncclCommGetAsyncError(handle_->communicator, &state));
   const char* detail = ncclGetLastError(handle_->communicator);
-  std::string text = cat(call, " gave ", ncclGetErrorString(result), " (state: ",
-                         ncclGetErrorString(state), ")",
-                         detail == nullptr || *detail == '\0' ? std::string() : cat(": ", detail),
-                         "; NCCL_DEBUG=INFO tells more");
+  std::string text =
+      cat(call, " gave ", ncclGetErrorString(result), " (state: ", ncclGetErrorString(state), ")",
+          detail == nullptr || *detail == '\0' ? std::string() : cat(": ", detail),
+          "; NCCL_DEBUG=INFO tells more");
   // Nothing is wrong with this rank: a peer is gone, or has given up, or the network broke.
   return result == ncclRemoteError ? peer_failure_error(std::move(text))
                                    : internal_error(std::move(text));
@@ -173,7 +175,8 @@ Status NcclCommunicator::look() {
 
 // A call has been handed over, `text` names it.
 Status NcclCommunicator::wait_handed_over(const std::string& text, Deadline deadline) {
-  return check_waited(watchdog_.wait(text, deadline, [this] { return is_handed_over(); }, log_));
+  return check_waited(watchdog_.wait(
+      text, deadline, [this] { return is_handed_over(); }, log_));
 }
 
 Status NcclCommunicator::check_waited(const Status& waited) {
@@ -197,9 +200,9 @@ Status NcclCommunicator::connect(const ncclUniqueId& id, Deadline deadline) {
   Status begun;
   {
     const std::lock_guard lock(handle_->mutex);
-    begun = check(ncclCommInitRankConfig(&handle_->communicator, world_size(), id, world_rank(),
-                                         &config),
-                  "ncclCommInitRankConfig");
+    begun = check(
+        ncclCommInitRankConfig(&handle_->communicator, world_size(), id, world_rank(), &config),
+        "ncclCommInitRankConfig");
   }
   if (!begun.is_ok()) return fail(begun.with_context(call.text()));
   return wait_handed_over(call.text(), deadline);
@@ -207,7 +210,8 @@ Status NcclCommunicator::connect(const ncclUniqueId& id, Deadline deadline) {
 
 // `calls` makes NCCL's calls of one group with the communicator that it is given.
 template <typename Calls>
-Status NcclCommunicator::hand_over(WatchedExchange exchange, Deadline deadline, const Calls& calls) {
+Status NcclCommunicator::hand_over(WatchedExchange exchange, Deadline deadline,
+                                   const Calls& calls) {
   LOCKSTEP_RETURN_IF_ERROR(failure());
   const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(queue_.device()));
   exchange.begin = queue_.mark();
@@ -241,15 +245,15 @@ Status NcclCommunicator::exchange(std::span<const SendOp> sends, std::span<const
   const Status handed = hand_over(std::move(exchange), deadline, [&](ncclComm_t communicator) {
     for (const SendOp& op : sends) {
       if (op.bytes.empty()) continue;
-      LOCKSTEP_RETURN_IF_ERROR(check(ncclSend(op.bytes.data(), op.bytes.size(), ncclInt8, op.peer,
-                                              communicator, stream),
-                                     cat("ncclSend to rank ", op.peer)));
+      LOCKSTEP_RETURN_IF_ERROR(
+          check(ncclSend(op.bytes.data(), op.bytes.size(), ncclInt8, op.peer, communicator, stream),
+                cat("ncclSend to rank ", op.peer)));
     }
     for (const RecvOp& op : recvs) {
       if (op.bytes.empty()) continue;
-      LOCKSTEP_RETURN_IF_ERROR(check(ncclRecv(op.bytes.data(), op.bytes.size(), ncclInt8, op.peer,
-                                              communicator, stream),
-                                     cat("ncclRecv from rank ", op.peer)));
+      LOCKSTEP_RETURN_IF_ERROR(
+          check(ncclRecv(op.bytes.data(), op.bytes.size(), ncclInt8, op.peer, communicator, stream),
+                cat("ncclRecv from rank ", op.peer)));
     }
     return Status::ok();
   });
@@ -280,11 +284,12 @@ Status NcclCommunicator::barrier(std::string_view what, Deadline deadline) {
 Status NcclCommunicator::all_reduce(void* values, int64_t num_elems, ncclDataType_t type,
                                     size_t elem_bytes, Deadline deadline) {
   count_native_sum(static_cast<uint64_t>(num_elems) * elem_bytes);
-  return hand_over(next_call("native all-reduce", deadline), deadline, [&](ncclComm_t communicator) {
-    return check(ncclAllReduce(values, values, static_cast<size_t>(num_elems), type, ncclSum,
-                               communicator, queue_.stream()),
-                 "ncclAllReduce");
-  });
+  return hand_over(next_call("native all-reduce", deadline), deadline,
+                   [&](ncclComm_t communicator) {
+                     return check(ncclAllReduce(values, values, static_cast<size_t>(num_elems),
+                                                type, ncclSum, communicator, queue_.stream()),
+                                  "ncclAllReduce");
+                   });
 }
 
 Status NcclCommunicator::settle(std::string_view what, Deadline deadline) {
@@ -338,9 +343,8 @@ Result<std::unique_ptr<Communicator>> connect_nccl(World& world, CudaQueue& queu
     }
   }
   LOCKSTEP_RETURN_IF_ERROR(world.control_plane().vote("NCCL's start", made, deadline));
-  LOCKSTEP_ASSIGN_OR_RETURN(
-      const std::string text,
-      world.control_plane().broadcast("NCCL's identity", id_text(id), deadline));
+  LOCKSTEP_ASSIGN_OR_RETURN(const std::string text, world.control_plane().broadcast(
+                                                        "NCCL's identity", id_text(id), deadline));
   if (text.size() != sizeof(id.internal))
     return internal_error(cat("NCCL's identity has ", text.size(), " bytes"));
   std::memcpy(id.internal, text.data(), text.size());
@@ -350,7 +354,8 @@ Result<std::unique_ptr<Communicator>> connect_nccl(World& world, CudaQueue& queu
   // A rank that waited in vain until the deadline still has to tell the others.
   const Deadline verdict = Deadline::after_s(2 * connected.length_s());
   LOCKSTEP_RETURN_IF_ERROR(world.control_plane().vote(
-      "connecting the GPUs", caught([&] { return communicator->connect(id, connected); }), verdict));
+      "connecting the GPUs", caught([&] { return communicator->connect(id, connected); }),
+      verdict));
   return std::unique_ptr<Communicator>(std::move(communicator));
 }
 

@@ -15,9 +15,10 @@
 namespace lockstep::cuda {
 
 /// A communicator over all ranks of `world`, working in `queue`; both must outlive it.
-/// `barrier_bytes`: a byte a rank of the GPU, or why there is none, which is voted on. What the GPU is at is watched: see ExchangeWatchdog.
-/// A peer that sends another size is not told from one that does not come. Collective: all ranks.
-/// Errors: kTimeout, kPeerFailure naming the lost rank, kInternal with NCCL's own text.
+/// `barrier_bytes`: a byte a rank of the GPU, or why there is none, which is voted on. What the GPU
+/// is at is watched: see ExchangeWatchdog. A peer that sends another size is not told from one that
+/// does not come. Collective: all ranks. Errors: kTimeout, kPeerFailure naming the lost rank,
+/// kInternal with NCCL's own text.
 Result<std::unique_ptr<Communicator>> connect_nccl(World& world, CudaQueue& queue,
                                                    Result<DeviceMemory> barrier_bytes,
                                                    const Log& log, Deadline deadline);

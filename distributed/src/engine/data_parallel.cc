@@ -187,8 +187,8 @@ Result<StepGradients> DataParallel::reduce(int64_t step, uint64_t flags, const S
   settle_step(messages, impl.public_spaces, impl.gradients->parameter_names(), &out);
   if (!impl.buffers->is_empty()) {
     if (out.is_finite) {
-      LOCKSTEP_RETURN_IF_ERROR(impl.agree_on_exchange(
-          caught([&] { return impl.buffers->reduce(impl.deadline()); })));
+      LOCKSTEP_RETURN_IF_ERROR(
+          impl.agree_on_exchange(caught([&] { return impl.buffers->reduce(impl.deadline()); })));
     } else {
       impl.buffers->discard();
     }

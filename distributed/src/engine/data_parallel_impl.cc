@@ -22,7 +22,8 @@ constexpr uint64_t kMicroBatchTag = 0x4d4943524f424131;  // "MICROBA1"
 // A rank whose exchange fails waits for the others to find out, which may take them their whole
 // time-out, but no longer than this; who is not there by then is named.
 constexpr double kAgreeTimeoutS = 30;
-// Of a rank alone on the host, which exchanges nothing: gradients are folded while they are in cache.
+// Of a rank alone on the host, which exchanges nothing: gradients are folded while they are in
+// cache.
 constexpr double kBucketMibAlone = 4;
 constexpr double kMib = 1024 * 1024;
 // What an exchange costs beside its measured latency where its thread shares a processor with
@@ -74,7 +75,8 @@ TreeReducerOptions DataParallel::Impl::transfers() const {
 Status DataParallel::Impl::choose_buckets() {
   uint64_t total_bytes = 0;
   for (const FlatSpace& space : model.layout().spaces()) {
-    if (space.role == SpaceRole::kTrainable) total_bytes += static_cast<uint64_t>(space.num_bytes());
+    if (space.role == SpaceRole::kTrainable)
+      total_bytes += static_cast<uint64_t>(space.num_bytes());
   }
   // A device is told of each bucket; alone it has no reason for more than one.
   const double alone_mib =
@@ -114,10 +116,9 @@ void DataParallel::Impl::plan() {
           ShardPlan::plan(plan_buckets(space.num_blocks(), space.num_blocks()), size));
       continue;
     }
-    auto runs =
-        plan_buckets(space.num_blocks(),
-                     blocks_per_bucket(static_cast<int64_t>(bucket_choice.bucket_mib * kMib),
-                                       dtype_size_bytes(space.dtype)));
+    auto runs = plan_buckets(
+        space.num_blocks(), blocks_per_bucket(static_cast<int64_t>(bucket_choice.bucket_mib * kMib),
+                                              dtype_size_bytes(space.dtype)));
     int trainable_index = static_cast<int>(trainables.size());
     for (size_t b = 0; b < runs.size(); ++b) {
       buckets.push_back(
@@ -128,7 +129,8 @@ void DataParallel::Impl::plan() {
     num_block_sums += value_plans.back().num_owned_blocks(rank);
     int64_t first = num_block_sums;
     for (size_t b = 0; b < runs.size(); ++b)
-      first_block_sum.push_back(first -= value_plans.back().piece(static_cast<int>(b), rank).num_blocks());
+      first_block_sum.push_back(first -=
+                                value_plans.back().piece(static_cast<int>(b), rank).num_blocks());
     trainables.push_back(
         {static_cast<int>(s), std::make_unique<TreeReducer>(communicator, space, value_plans.back(),
                                                             num_leaves, transfers(), device)});
@@ -147,10 +149,9 @@ void DataParallel::Impl::plan() {
 
   FoldPlan gradient_fold = native ? FoldPlan{1, {FoldStep{0, {}}}, {leaves}} : fold;
   block_sums = device.allocate(static_cast<size_t>(max_blocks) * sizeof(double));
-  gradients = std::make_unique<GradientStore>(model, device, std::move(buckets), gradient_fold,
-                                              native ? micro_batches.size() : leaf,
-                                              options.leaf_dtype,
-                                              [this](size_t bucket) { on_bucket_ready(bucket); });
+  gradients = std::make_unique<GradientStore>(
+      model, device, std::move(buckets), gradient_fold, native ? micro_batches.size() : leaf,
+      options.leaf_dtype, [this](size_t bucket) { on_bucket_ready(bucket); });
   buffers = std::make_unique<BufferStore>(model, device, communicator, fold, num_leaves,
                                           options.micro_batches_per_step);
   for (const Trainable& t : trainables) {
@@ -216,10 +217,11 @@ void DataParallel::Impl::begin_step(int64_t at_step) {
 void DataParallel::Impl::begin(int64_t at_step, int64_t index) {
   gradients->begin_micro_batch(position_of(index, true));
   buffers->begin_micro_batch();
-  process_lock = lock_and_seed_generators(
-      world, mix(mix(options.seed, kMicroBatchTag, 0), static_cast<uint64_t>(at_step),
-                 static_cast<uint64_t>(index)),
-      device);
+  process_lock =
+      lock_and_seed_generators(world,
+                               mix(mix(options.seed, kMicroBatchTag, 0),
+                                   static_cast<uint64_t>(at_step), static_cast<uint64_t>(index)),
+                               device);
   in_micro_batch = true;
 }
 
@@ -301,8 +303,8 @@ Status DataParallel::Impl::broadcast(std::span<std::byte> bytes, int root, std::
 }
 
 // On a device the exchanges of a step are still under way when backward returns.
-// `computed`: when compute had nothing left to do but wait for them. It may have a whole step before
-// it, which no exchange's time-out is to measure.
+// `computed`: when compute had nothing left to do but wait for them. It may have a whole step
+// before it, which no exchange's time-out is to measure.
 Status DataParallel::Impl::settle_exchanges(const QueueMark& computed) {
   if (!is_on_device() || !comm_status.is_ok()) return comm_status;
   // The communicator first: it alone notices a peer that is gone, for which compute may wait too.
@@ -368,7 +370,8 @@ void DataParallel::Impl::take_part_with_zeros(int64_t at_step) {
   if (!is_started) begin_step(at_step);
   while (next_micro_batch < micro_batches.end) {
     begin(at_step, next_micro_batch);
-    losses.push_back(at::zeros({}, at::TensorOptions(at::kDouble).device(std::string(device.name()))));
+    losses.push_back(
+        at::zeros({}, at::TensorOptions(at::kDouble).device(std::string(device.name()))));
     weights.push_back(0);
     finish_backward();
   }
@@ -380,10 +383,11 @@ Status DataParallel::Impl::agree_on_exchange(const Status& mine) {
   phase = Phase::kIdle;
   in_micro_batch = false;
   if (process_lock.owns_lock()) process_lock.unlock();
-  // Without the step: one rank may find out in the last exchange of a step, another in the next one.
-  Status verdict =
-      world.control_plane().vote("exchange between ranks", mine.with_context(cat("step ", step)),
-                                 Deadline::after_s(std::min(2 * options.timeout_s, kAgreeTimeoutS)));
+  // Without the step: one rank may find out in the last exchange of a step, another in the next
+  // one.
+  Status verdict = world.control_plane().vote(
+      "exchange between ranks", mine.with_context(cat("step ", step)),
+      Deadline::after_s(std::min(2 * options.timeout_s, kAgreeTimeoutS)));
   // Where the others did not come to the vote, what this rank met is the better half of the story.
   if (verdict.message().find(mine.message()) != std::string::npos) return verdict;
   return verdict.is_ok() ? mine : mine.with_context(verdict.message());

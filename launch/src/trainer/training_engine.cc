@@ -71,7 +71,8 @@ Status TrainingEngine::work_micro_batches(int64_t step) {
     loader_ms_ += watch.elapsed_ms();
     if (!batch.is_ok()) return batch.status();
     Status done = caught([&] {
-      parts_.parallel->backward(micro_batch, parts_.model->loss(batch_on(parts_.parallel->device(), *batch)),
+      parts_.parallel->backward(micro_batch,
+                                parts_.model->loss(batch_on(parts_.parallel->device(), *batch)),
                                 static_cast<double>(batch->num_samples));
       return Status::ok();
     });
@@ -117,8 +118,8 @@ Result<StepOutcome> TrainingEngine::run_step(int64_t step, uint64_t flags) {
   outcome.record.exposed_ms = overlap.exposed_ms;
   outcome.record.loader_ms = loader_ms_;
   outcome.record.step_ms = watch.elapsed_ms();
-  step_times_.push_back({outcome.record.step_ms, outcome.record.exposed_ms, loader_ms_,
-                         outcome.record.update_ms});
+  step_times_.push_back(
+      {outcome.record.step_ms, outcome.record.exposed_ms, loader_ms_, outcome.record.update_ms});
   return outcome;
 }
 

@@ -74,11 +74,10 @@ Result<lockstep::ExitCode> train(lockstep::World& world, const char* run_dir, in
   torch::manual_seed(11 + world.world_rank());  // different on purpose: rank 0's weights are sent
   Autoencoder net;
   net.to(device);
-  LOCKSTEP_ASSIGN_OR_RETURN(auto model, lockstep::DataParallel::make(
-                                            world, net,
-                                            {.seed = 7,
-                                             .micro_batches_per_step = kMicroBatches,
-                                             .accelerator = gpu}));
+  LOCKSTEP_ASSIGN_OR_RETURN(
+      auto model,
+      lockstep::DataParallel::make(
+          world, net, {.seed = 7, .micro_batches_per_step = kMicroBatches, .accelerator = gpu}));
   lockstep::ShardedOptimizerOptions settings;
   settings.optimizer.learning_rate = 5e-3;
   settings.clip_max_norm = 0.5;

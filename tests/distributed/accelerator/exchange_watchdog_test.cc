@@ -14,11 +14,11 @@
 namespace lockstep {
 namespace {
 
+using ::testing::AllOf;
 using testing::delayed_mark;
 using testing::DelayedMark;
-using testing::ImmediateQueue;
-using ::testing::AllOf;
 using ::testing::HasSubstr;
+using testing::ImmediateQueue;
 
 constexpr double kLongS = 20;
 
@@ -88,10 +88,11 @@ TEST(ExchangeWatchdog, NamesWhatIsNotDone) {
   const Status said = watched.given_up(kLongS);
   EXPECT_GE(watch.elapsed_s(), 0.2);
   EXPECT_EQ(said.code(), StatusCode::kTimeout);
-  EXPECT_THAT(said.message(),
-              AllOf(HasSubstr("bucket 3: rank 0, its call 17 (to rank 1 4096 bytes, from rank 2 8192 "
-                              "bytes) was not done within 0.2 s"),
-                    HasSubstr("did not come to it")));
+  EXPECT_THAT(
+      said.message(),
+      AllOf(HasSubstr("bucket 3: rank 0, its call 17 (to rank 1 4096 bytes, from rank 2 8192 "
+                      "bytes) was not done within 0.2 s"),
+            HasSubstr("did not come to it")));
 }
 
 TEST(ExchangeWatchdog, TimeCountsFromWhenTheDeviceComesToIt) {
@@ -112,8 +113,8 @@ TEST(ExchangeWatchdog, AWaitOfTheHostCountsFromThereToo) {
     delayed_mark(exchange.begin).pass();
   });
   const Stopwatch watch;
-  const Status late = watched.watchdog.wait("parameters", Deadline::after_s(0.2),
-                                            [] { return Result<bool>(false); }, Log::silent());
+  const Status late = watched.watchdog.wait(
+      "parameters", Deadline::after_s(0.2), [] { return Result<bool>(false); }, Log::silent());
   later.join();
   EXPECT_GE(watch.elapsed_s(), 0.6);
   EXPECT_EQ(late.code(), StatusCode::kTimeout);
@@ -134,7 +135,8 @@ TEST(ExchangeWatchdog, WhatWasGivenUpIsDoneAndHasNotCome) {
 TEST(ExchangeWatchdog, AWaitEndsWithALostRankOrTheDevicesError) {
   Watched watched;
   const auto wait = [&](Result<bool> is_done) {
-    return watched.watchdog.wait("sums", Deadline::after_s(kLongS), [&] { return is_done; }, Log::silent());
+    return watched.watchdog.wait(
+        "sums", Deadline::after_s(kLongS), [&] { return is_done; }, Log::silent());
   };
   EXPECT_THAT(wait(internal_error("an illegal address")).message(),
               AllOf(HasSubstr("sums"), HasSubstr("an illegal address")));
@@ -178,8 +180,8 @@ TEST(ExchangeWatchdog, ALostRankEndsWhatIsUnderWay) {
   watched.lose(peer_failure_error("rank 1 gone"));
   const Status said = watched.given_up(kLongS);
   EXPECT_EQ(said.code(), StatusCode::kPeerFailure);
-  EXPECT_THAT(said.message(), AllOf(HasSubstr("bucket 3"), HasSubstr("with all ranks"),
-                                    HasSubstr("rank 1 gone")));
+  EXPECT_THAT(said.message(),
+              AllOf(HasSubstr("bucket 3"), HasSubstr("with all ranks"), HasSubstr("rank 1 gone")));
 }
 
 TEST(ExchangeWatchdog, AnErrorOfTheDeviceIsTold) {
@@ -207,13 +209,14 @@ TEST(ExchangeWatchdog, ADriverThatDoesNotAnswerKeepsNobody) {
   for (const bool is_lost : {false, true}) {
     SilentQueue queue;
     std::promise<Status> promise;
-    ExchangeWatchdog watchdog(queue,
-                              {[&] { return is_lost ? peer_failure_error("rank 1 gone") : Status::ok(); },
-                               [&](const Status& why) {
-                                 promise.set_value(why);
-                                 queue.let_go();  // as an aborted exchange lets the driver
-                               }},
-                              /*most_look_s=*/0.3);
+    ExchangeWatchdog watchdog(
+        queue,
+        {[&] { return is_lost ? peer_failure_error("rank 1 gone") : Status::ok(); },
+         [&](const Status& why) {
+           promise.set_value(why);
+           queue.let_go();  // as an aborted exchange lets the driver
+         }},
+        /*most_look_s=*/0.3);
     WatchedExchange exchange;
     exchange.what = "bucket 3";
     exchange.begin = std::make_shared<DelayedMark>();
@@ -223,7 +226,8 @@ TEST(ExchangeWatchdog, ADriverThatDoesNotAnswerKeepsNobody) {
     ASSERT_EQ(said.wait_for(std::chrono::duration<double>(kLongS)), std::future_status::ready);
     const Status why = said.get();
     EXPECT_EQ(why.code(), is_lost ? StatusCode::kPeerFailure : StatusCode::kTimeout);
-    EXPECT_THAT(why.message(), AllOf(HasSubstr("bucket 3"), HasSubstr(is_lost ? "rank 1 gone" : "driver")));
+    EXPECT_THAT(why.message(),
+                AllOf(HasSubstr("bucket 3"), HasSubstr(is_lost ? "rank 1 gone" : "driver")));
     EXPECT_TRUE(watchdog.stop());
   }
 }
@@ -249,13 +253,12 @@ TEST(ExchangeWatchdog, OneThatHangsInGivingUpIsLeftToItself) {
   auto left = std::make_shared<std::promise<void>>();
   std::future<void> has_left = left->get_future();
   {
-    ExchangeWatchdog watchdog(
-        queue, {[] { return internal_error("broken"); },
-                [&, left](const Status&) {
-                  is_in.set_value();
-                  may_leave.get_future().wait();
-                  left->set_value();
-                }});
+    ExchangeWatchdog watchdog(queue, {[] { return internal_error("broken"); },
+                                      [&, left](const Status&) {
+                                        is_in.set_value();
+                                        may_leave.get_future().wait();
+                                        left->set_value();
+                                      }});
     WatchedExchange exchange;
     exchange.end = std::make_shared<DelayedMark>();
     watchdog.watch(exchange);

@@ -33,7 +33,8 @@ TEST(OnADevice, TrainsTheBitsOfTheHost) {
   const std::string expected = digest_of(1, host);
   for (int ranks : {1, 2, 3, 4, 6}) {
     for (uint32_t seed : {1U, 50U, 100U})
-      EXPECT_EQ(digest_of(ranks, delayed(host, seed)), expected) << ranks << " ranks, seed " << seed;
+      EXPECT_EQ(digest_of(ranks, delayed(host, seed)), expected)
+          << ranks << " ranks, seed " << seed;
   }
 }
 
@@ -53,7 +54,8 @@ TEST(OnADevice, LeavesRoundedToBf16) {
   rounded.leaf_dtype = LeafDtype::kBf16;
   rounded.bucket_mib = 1e-3;
   const std::string expected = digest_of(1, rounded);
-  for (int ranks : {1, 2, 3, 4}) EXPECT_EQ(digest_of(ranks, delayed(rounded, 7)), expected) << ranks;
+  for (int ranks : {1, 2, 3, 4})
+    EXPECT_EQ(digest_of(ranks, delayed(rounded, 7)), expected) << ranks;
 }
 
 // Of rank 1's calls, a broadcast of each space's weights comes first, then the exchanges.
@@ -124,8 +126,8 @@ TEST(OnADevice, OneThatFailsEndsInAVerdict) {
   }
 }
 
-// Rank 1 stops between two steps. Rank 0 has handed over its parameters' all-gather and waits for it
-// in the next forward, in a call that has no deadline.
+// Rank 1 stops between two steps. Rank 0 has handed over its parameters' all-gather and waits for
+// it in the next forward, in a call that has no deadline.
 TEST(OnADevice, AWaitOfLibTorchEndsWhenItsPeerFreezes) {
   std::vector<Status> verdicts(2);
   std::promise<void> rank_0_has_left;
@@ -234,7 +236,9 @@ TEST(StagedMemory, CopiesBehindWhatWasComputedAndIsDoneOnceSettled) {
               reinterpret_cast<uint8_t*>(there.data()) + there.size(), static_cast<uint8_t>(round));
     std::fill(here.begin(), here.end(), std::byte{0});
     constexpr size_t kPiece = 1000;
-    const auto piece = [&](auto& bytes, size_t i) { return std::span(bytes).subspan(i * kPiece, kPiece); };
+    const auto piece = [&](auto& bytes, size_t i) {
+      return std::span(bytes).subspan(i * kPiece, kPiece);
+    };
     for (size_t i : {0, 1, 2, 4, 5, 9}) memory.read(piece(here, i), piece(there, i));
     const CopyMark early = memory.mark();
     for (size_t i : {10, 11}) memory.read(piece(here, i), piece(there, i + 1));

@@ -31,11 +31,12 @@ struct AcceleratorOptions {
 
 /// The GPU that this rank is to work on, or null for the host. With one visible device that one,
 /// else the one of the rank's number on its host; it becomes LibTorch's current device. Must come
-/// before anything else asks LibTorch about GPUs, as torch::manual_seed() does. Collective: all ranks, same options. Errors, the
-/// same on every rank: kInvalidArgument for an unknown word, and when "cuda" is asked for and two
-/// ranks would use one GPU (with a table of ranks, hosts and GPUs) or a rank has none (no library,
-/// no driver, one older than the toolkit, fewer devices than ranks: each rank's own reason);
-/// kInternal or kResourceExhausted when a GPU that is there can't be opened.
+/// before anything else asks LibTorch about GPUs, as torch::manual_seed() does. Collective: all
+/// ranks, same options. Errors, the same on every rank: kInvalidArgument for an unknown word, and
+/// when "cuda" is asked for and two ranks would use one GPU (with a table of ranks, hosts and GPUs)
+/// or a rank has none (no library, no driver, one older than the toolkit, fewer devices than ranks:
+/// each rank's own reason); kInternal or kResourceExhausted when a GPU that is there can't be
+/// opened.
 Result<std::shared_ptr<Accelerator>> open_accelerator(World& world,
                                                       const AcceleratorOptions& options);
 

@@ -148,9 +148,10 @@ class Trainer {
  public:
   /// Comes before anything that asks LibTorch about GPUs, torch::manual_seed() included: it loads
   /// what knows them. Collective: all ranks. Lifetime: `world` must outlive it. Errors, the same on
-  /// every rank: kInvalidArgument when options contradict each other, when ranks see different recipes,
-  /// options, data or binaries (names the first difference and the rank), when there are more ranks
-  /// than leaves, or the data set is smaller than one global batch; those of Checkpointer::open.
+  /// every rank: kInvalidArgument when options contradict each other, when ranks see different
+  /// recipes, options, data or binaries (names the first difference and the rank), when there are
+  /// more ranks than leaves, or the data set is smaller than one global batch; those of
+  /// Checkpointer::open.
   static Result<Trainer> make(World& world, TrainerParts parts, const TrainerOptions& options);
   Trainer(Trainer&&) noexcept;
   Trainer& operator=(Trainer&&) noexcept;
