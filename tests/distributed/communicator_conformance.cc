@@ -164,7 +164,8 @@ void broadcasts(Communicator& c) {
   for (int root = 0; root < c.world_size(); ++root) {
     for (size_t size : {size_t{3}, size_t{300'000}}) {
       Bytes bytes = c.world_rank() == root ? message(root, root, 2, size) : Bytes(size);
-      ASSERT_TRUE(c.broadcast(bytes, root, "broadcast", soon()).is_ok());
+      const Status sent = c.broadcast(bytes, root, "broadcast", soon());
+      ASSERT_TRUE(sent.is_ok()) << sent.to_string();
       EXPECT_EQ(bytes, message(root, root, 2, size)) << "root " << root;
     }
   }

@@ -116,7 +116,7 @@ struct ncclComm {
     std::deque<std::string> messages;
     bool has_said_hello = false, has_heard_hello = false;
     bool has_said_bye = false, has_heard_bye = false;
-    bool is_gone = false;
+    bool is_deaf = false, is_gone = false;
   };
 
   std::string address(int of_rank) const { return name + "/" + std::to_string(of_rank); }
@@ -172,6 +172,7 @@ struct ncclComm {
 
   void queue(int peer, FrameKind kind, const char* bytes = nullptr, size_t num_bytes = 0) {
     Peer& other = peers[static_cast<size_t>(peer)];
+    if (other.is_deaf) return;
     const FrameHeader header{kind, 0, num_bytes};
     other.out.append(reinterpret_cast<const char*>(&header), sizeof(header));
     if (num_bytes > 0) other.out.append(bytes, num_bytes);
@@ -190,7 +191,7 @@ struct ncclComm {
         queue(op.peer, FrameKind::kHello);
       }
       is_ready = is_ready && other.has_heard_hello;
-      if (other.is_gone) error = ncclRemoteError;
+      if (other.is_gone && !other.has_heard_bye) error = ncclRemoteError;
     }
     if (!is_ready) return;
     ++num_groups;
@@ -246,7 +247,9 @@ struct ncclComm {
       peer.out.erase(0, static_cast<size_t>(count));
       peer.num_written += static_cast<uint64_t>(count);
     } else if (errno != EAGAIN) {
-      lose(peer);
+      // Whether that is an error is known when what the peer wrote has been read to its end.
+      peer.out.clear();
+      peer.is_deaf = true;
     }
   }
 
