@@ -113,6 +113,7 @@ struct ExchangeWatchdog::State {
     lock->unlock();
     const Status found = actions.look();
     lock->lock();
+    if (exchanges.empty()) return Status::ok();  // seen to be done on the host meanwhile
     if (!found.is_ok()) {
       // What is under way may be done all the same; but it takes no answer of the device to end.
       seen = found.with_context(exchanges.front().text());
@@ -127,7 +128,8 @@ struct ExchangeWatchdog::State {
                                               : Status::ok();
   }
 
-  /// Once: what it is given up with. Requires: the mutex is held by `lock`, and is not after it.
+  /// Once, whichever thread comes first. Requires: the mutex is held by `lock`; lets go of it
+  /// meanwhile.
   void give_up(std::unique_lock<std::mutex>* lock, const Status& found) {
     if (is_stopping || !why.is_ok()) return;
     why = found;
