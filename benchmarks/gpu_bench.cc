@@ -51,6 +51,10 @@ class Bench {
         {"block_sums", {1, [&] { queue.block_sums_of_squares(
                                     Dtype::kF32, arrays[0].data(), n,
                                     reinterpret_cast<double*>(sums.data())); }}},
+        {"block_hashes", {1, [&] { queue.block_hashes(
+                                      arrays[0].data(), static_cast<int64_t>(num_bytes),
+                                      kBlockElems * static_cast<int64_t>(sizeof(float)),
+                                      reinterpret_cast<uint64_t*>(sums.data())); }}},
         {"adamw", {7, [&] { queue.update_adamw(Dtype::kF32,
                                                {arrays[0].data(), arrays[1].data(),
                                                 arrays[2].data(), arrays[3].data(), n},

@@ -15,8 +15,9 @@ namespace lockstep::emulated_gpu {
 
 /// Hands a kernel to a stream; `thread` is what one of its threads does.
 cudaError_t launch(const cudaLaunchConfig_t& config, std::function<void()> thread);
-/// The value that the thread `delta` lanes on in the calling thread's group of `width` has.
-uint64_t shuffle_down(uint64_t bits, unsigned delta, int width);
+constexpr unsigned kWarpLanes = 32;
+/// What the warp's lane `from` hands in.
+uint64_t shuffle(uint64_t bits, unsigned from);
 
 }  // namespace lockstep::emulated_gpu
 
@@ -33,14 +34,50 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
       });
 }
 
+namespace lockstep::emulated_gpu {
+
+inline unsigned lane_of_thread() {
+  return threadIdx.x % kWarpLanes;
+}
+
 template <typename T>
-T __shfl_down_sync(unsigned /*mask*/, T value, unsigned delta, int width = 32) {
+T shuffled(T value, unsigned from) {
   static_assert(sizeof(T) <= sizeof(uint64_t));
   uint64_t bits = 0;
   std::memcpy(&bits, &value, sizeof(T));
-  bits = lockstep::emulated_gpu::shuffle_down(bits, delta, width);
+  bits = shuffle(bits, from);
   std::memcpy(&value, &bits, sizeof(T));
   return value;
+}
+
+}  // namespace lockstep::emulated_gpu
+
+// In groups of `width` lanes. Who reaches out of his group gets his own value; xor may reach into an
+// earlier one.
+template <typename T>
+T __shfl_sync(unsigned /*mask*/, T value, int source, int width = 32) {
+  using namespace lockstep::emulated_gpu;
+  const auto group = static_cast<unsigned>(width);
+  return shuffled(value, lane_of_thread() / group * group + static_cast<unsigned>(source) % group);
+}
+template <typename T>
+T __shfl_down_sync(unsigned /*mask*/, T value, unsigned delta, int width = 32) {
+  using namespace lockstep::emulated_gpu;
+  const auto group = static_cast<unsigned>(width);
+  const unsigned lane = lane_of_thread();
+  return shuffled(value, lane % group + delta < group ? lane + delta : lane);
+}
+template <typename T>
+T __shfl_xor_sync(unsigned /*mask*/, T value, int bits, int width = 32) {
+  using namespace lockstep::emulated_gpu;
+  const auto group = static_cast<unsigned>(width);
+  const unsigned lane = lane_of_thread(), from = lane ^ static_cast<unsigned>(bits);
+  return shuffled(value, from / group <= lane / group ? from : lane);
+}
+
+inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+  __extension__ using Wide = unsigned __int128;
+  return static_cast<unsigned long long>(static_cast<Wide>(a) * b >> 64);
 }
 
 inline unsigned __float_as_uint(float value) {

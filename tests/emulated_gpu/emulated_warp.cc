@@ -17,7 +17,6 @@ thread_local dim3 blockDim, gridDim;
 namespace lockstep::emulated_gpu {
 namespace {
 
-constexpr unsigned kLanes = 32;
 constexpr size_t kStackBytes = size_t{128} << 10;
 
 class Warp {
@@ -37,18 +36,17 @@ class Warp {
       begin(*fibers_[i]);
     }
     while (num_waiting() > 0) {
-      shuffle();
+      exchange();
       for (auto& fiber : fibers_) {
         if (fiber->is_waiting) resume(*fiber);
       }
     }
   }
 
-  uint64_t shuffle_down(uint64_t bits, unsigned delta, int width) {
+  uint64_t shuffle(uint64_t bits, unsigned from) {
     Fiber& mine = *running_;
     mine.bits = bits;
-    mine.delta = delta;
-    mine.width = static_cast<unsigned>(width);
+    mine.from = from;
     mine.is_waiting = true;
     swapcontext(&mine.context, &scheduler_);
     return mine.bits;
@@ -61,7 +59,7 @@ class Warp {
     unsigned lane = 0;
     bool is_waiting = false;
     uint64_t bits = 0;
-    unsigned delta = 0, width = 0;
+    unsigned from = 0;
   };
 
   static void main_of_fiber() {
@@ -97,7 +95,7 @@ class Warp {
   }
 
   // Every lane of the warp must be here: the mask of the kernels is full.
-  void shuffle() {
+  void exchange() {
     if (num_waiting() != num_lanes_) std::abort();
     std::vector<uint64_t> bits(num_lanes_);
     for (const auto& fiber : fibers_) {
@@ -105,9 +103,7 @@ class Warp {
     }
     for (auto& fiber : fibers_) {
       if (!fiber->is_waiting) continue;
-      const unsigned from = fiber->lane + fiber->delta;
-      if (fiber->lane % fiber->width + fiber->delta < fiber->width && from < num_lanes_)
-        fiber->bits = bits[from];
+      if (fiber->from < num_lanes_) fiber->bits = bits[fiber->from];
     }
   }
 
@@ -125,13 +121,13 @@ void run_grid(unsigned num_blocks, unsigned num_threads, const std::function<voi
   blockDim = dim3(num_threads);
   for (unsigned block = 0; block < num_blocks; ++block) {
     blockIdx = {block, 0, 0};
-    for (unsigned first = 0; first < num_threads; first += kLanes)
-      Warp::of_thread().run(thread, first, std::min(kLanes, num_threads - first));
+    for (unsigned first = 0; first < num_threads; first += kWarpLanes)
+      Warp::of_thread().run(thread, first, std::min(kWarpLanes, num_threads - first));
   }
 }
 
-uint64_t shuffle_down(uint64_t bits, unsigned delta, int width) {
-  return Warp::of_thread().shuffle_down(bits, delta, width);
+uint64_t shuffle(uint64_t bits, unsigned from) {
+  return Warp::of_thread().shuffle(bits, from);
 }
 
 }  // namespace lockstep::emulated_gpu

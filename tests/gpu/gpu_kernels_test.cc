@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "gpu_of_test.h"
+#include "lockstep/core/base/check.h"
 #include "lockstep/core/flat/layout.h"
 
 namespace lockstep {
@@ -34,6 +35,13 @@ std::vector<T> values_of(int64_t count, uint32_t seed) {
   return values;
 }
 
+std::vector<uint64_t> random_words(int64_t count) {
+  std::mt19937_64 random(static_cast<uint64_t>(count));
+  std::vector<uint64_t> words(static_cast<size_t>(count));
+  for (uint64_t& word : words) word = random();
+  return words;
+}
+
 template <typename T>
 std::vector<T> squares_of(std::vector<T> values) {
   for (T& value : values) value = value * value;
@@ -46,7 +54,7 @@ class Twin {
  public:
   Twin(std::vector<T> values, int64_t start)
       : host_(std::move(values)),
-        memory_(gpu_of_test()->allocate((host_.size() + 8) * sizeof(T))),
+        memory_(gpu_of_test()->allocate((host_.size() + static_cast<size_t>(start)) * sizeof(T))),
         device_(reinterpret_cast<T*>(memory_.data()) + start) {
     queue().copy(device_, host_.data(), host_.size() * sizeof(T));
   }
@@ -171,6 +179,53 @@ TEST(GpuBf16, RoundsPacksAndUnpacks) {
       unpacked.expect_same();
     }
   }
+}
+
+// Around what XXH3 takes at once (a stripe is 64 bytes, a round of them 1024) and what a warp does
+// (four rounds), in blocks of every dtype's size: 1, 2, 4 and 8 bytes an element.
+TEST(GpuHashes, AreThoseOfTheHostForEachBlock) {
+  for (int64_t block : {kTensorAlignBytes, int64_t{1280}, kBlockElems, 2 * kBlockElems,
+                        4 * kBlockElems, 8 * kBlockElems}) {
+    for (int64_t n : {int64_t{0}, int64_t{256}, int64_t{512}, int64_t{768}, int64_t{1024},
+                      int64_t{1280}, int64_t{2048}, int64_t{3840}, int64_t{4096}, int64_t{4352},
+                      int64_t{5120}, int64_t{5376}, int64_t{8192}, block - 1024, block - 256, block,
+                      block + 256, 5 * block, 9 * block + 768}) {
+      if (n < 0 || n > 100 * block) continue;
+      for (int64_t start_bytes : {0, 8, 256, 1280}) {
+        std::vector<uint64_t> words = random_words(n / 8);
+        Twin<uint64_t> from(words, start_bytes / 8);
+        // One hash more than asked for must stay as it is.
+        const auto num_hashes = static_cast<size_t>((n + block - 1) / block) + 1;
+        Twin<uint64_t> hashes(std::vector<uint64_t>(num_hashes, 77), 0);
+        host_device().compute().block_hashes(from.host(), n, block, hashes.host());
+        gpu_of_test()->compute().block_hashes(from.device(), n, block, hashes.device());
+        hashes.expect_same();
+        ASSERT_FALSE(HasFailure()) << n << " bytes at " << start_bytes << ", blocks of " << block;
+      }
+    }
+  }
+}
+
+TEST(GpuHashes, OfSpecialWordsCarryAsOnTheHost) {
+  for (uint64_t word : {uint64_t{0}, ~uint64_t{0}, uint64_t{0xffffffff}, uint64_t{1} << 63}) {
+    Twin<uint64_t> from(std::vector<uint64_t>(static_cast<size_t>(kBlockElems), word), 0);
+    Twin<uint64_t> hashes(std::vector<uint64_t>(2), 0);
+    constexpr int64_t kBytes = 8 * kBlockElems;
+    host_device().compute().block_hashes(from.host(), kBytes, kBytes / 2, hashes.host());
+    gpu_of_test()->compute().block_hashes(from.device(), kBytes, kBytes / 2, hashes.device());
+    hashes.expect_same();
+  }
+}
+
+TEST(GpuHashes, OfWhatNoFlatSpaceHasAreRefused) {
+  DeviceQueue& gpu = gpu_of_test()->compute();
+  const DeviceMemory memory = gpu_of_test()->allocate(4096);
+  auto* hashes = reinterpret_cast<uint64_t*>(memory.data() + 2048);
+  for (int64_t n : {-256, 1, 3, 4, 8, 16, 17, 128, 129, 240, 241, 1025})
+    EXPECT_THROW(gpu.block_hashes(memory.data(), n, 1024, hashes), UsageError) << n;
+  EXPECT_THROW(gpu.block_hashes(memory.data(), 1024, 0, hashes), UsageError);
+  EXPECT_THROW(gpu.block_hashes(memory.data(), 1024, 240, hashes), UsageError);
+  EXPECT_THROW(gpu.block_hashes(memory.data() + 4, 1024, 256, hashes), UsageError);
 }
 
 TEST(GpuQueues, AMarkPutsOneBehindTheOther) {

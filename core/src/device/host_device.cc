@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 
 #include "kernel_variants.h"
+#include "lockstep/core/base/hash.h"
 #include "lockstep/core/device/device.h"
 #include "lockstep/core/device/with_float_type.h"
 #include "lockstep/core/flat/flat_buffer.h"
@@ -104,6 +106,15 @@ class HostQueue final : public DeviceQueue {
   }
   void unpack_bf16(float* to, const uint16_t* from, int64_t num_elems) override {
     run_kernel<UnpackBf16>(best_kernel_variant(), to, from, num_elems);
+  }
+  void block_hashes(const void* bytes, int64_t num_bytes, int64_t block_bytes,
+                    uint64_t* hashes) override {
+    check_block_hashes(bytes, num_bytes, block_bytes);
+    const auto* first = static_cast<const std::byte*>(bytes);
+    for (int64_t begin = 0; begin < num_bytes; begin += block_bytes) {
+      const auto size = static_cast<size_t>(std::min(block_bytes, num_bytes - begin));
+      *hashes++ = xxh3_64(std::span(first + begin, size));
+    }
   }
 };
 

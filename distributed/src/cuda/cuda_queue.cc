@@ -172,4 +172,12 @@ void CudaQueue::unpack_bf16(float* to, const uint16_t* from, int64_t num_elems) 
   launch(device_, Dtype::kF32, [&](auto) { launch_unpack_bf16(to, from, num_elems, stream()); });
 }
 
+void CudaQueue::block_hashes(const void* bytes, int64_t num_bytes, int64_t block_bytes,
+                             uint64_t* hashes) {
+  check_block_hashes(bytes, num_bytes, block_bytes);
+  const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device_));
+  launch_block_hashes(bytes, num_bytes, block_bytes, hashes, stream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
 }  // namespace lockstep::cuda

@@ -62,6 +62,8 @@ class CudaQueue final : public DeviceQueue {
   void round_to_bf16(float* to, const float* from, int64_t num_elems) override;
   void pack_bf16(uint16_t* to, const float* from, int64_t num_elems) override;
   void unpack_bf16(float* to, const uint16_t* from, int64_t num_elems) override;
+  void block_hashes(const void* bytes, int64_t num_bytes, int64_t block_bytes,
+                    uint64_t* hashes) override;
 
  private:
   int device_;

@@ -1,12 +1,12 @@
 #include <cstdint>
 
 #include "flat_kernels_cuda.h"
+#include "kernel_start.h"
 #include "lockstep/core/device/bf16.h"
 
 namespace lockstep::cuda {
 namespace {
 
-constexpr int kThreads = 256;
 // Enough blocks to fill any GPU; longer arrays are walked in strides.
 constexpr int64_t kMaxBlocks = 4096;
 // As layout.h and norms.h say; checked against them in cuda_device.cc, which sees both.
@@ -16,17 +16,6 @@ constexpr int kLanes = 16;
 int grid_of(int64_t num_items) {
   const int64_t blocks = (num_items + kThreads - 1) / kThreads;
   return static_cast<int>(blocks < 1 ? 1 : (blocks > kMaxBlocks ? kMaxBlocks : blocks));
-}
-
-// Starts threads of one dimension. Its error comes out of cudaGetLastError(). A call instead of <<<>>>, so that a
-// processor's compiler takes this file, too (tests/emulated_gpu).
-template <typename Kernel, typename... Args>
-void start(Kernel* kernel, int64_t num_blocks, cudaStream_t stream, Args... args) {
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(num_blocks));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  static_cast<void>(cudaLaunchKernelEx(&config, kernel, args...));
 }
 
 // f(i) for each i, one thread an element, neighbours side by side.

@@ -32,5 +32,7 @@ void launch_mean_of_changed(T* result, const T* sums, const T* counts, int64_t n
 void launch_round_to_bf16(float* to, const float* from, int64_t num_elems, cudaStream_t stream);
 void launch_pack_bf16(uint16_t* to, const float* from, int64_t num_elems, cudaStream_t stream);
 void launch_unpack_bf16(float* to, const uint16_t* from, int64_t num_elems, cudaStream_t stream);
+void launch_block_hashes(const void* bytes, int64_t num_bytes, int64_t block_bytes,
+                         uint64_t* hashes, cudaStream_t stream);
 
 }  // namespace lockstep::cuda

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "lockstep/core/base/check.h"
+#include "lockstep/core/base/hash.h"
 #include "lockstep/core/device/bf16.h"
 #include "lockstep/core/flat/layout.h"
 #include "lockstep/core/flat/norms.h"
@@ -116,6 +117,31 @@ TEST(HostBf16, ANaNStaysOneInBf16) {
   for (uint32_t bits : {0x7fc00000U, 0x7f800001U, 0xffffffffU, 0xff80ffffU}) {
     EXPECT_TRUE(std::isnan(float_of_bf16_bits(bf16_bits(std::bit_cast<float>(bits))))) << bits;
   }
+}
+
+TEST(HostHashes, AreXxh3OfEachBlockWhateverIsLeftForTheLast) {
+  std::vector<std::byte> bytes(3 * 1024 + 512);
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * 7 + i / 256);
+  const std::span<const std::byte> all(bytes);
+  DeviceQueue& queue = host_device().compute();
+  std::vector<uint64_t> hashes(5, 77);
+  queue.block_hashes(bytes.data(), static_cast<int64_t>(bytes.size()), 1024, hashes.data());
+  for (size_t b = 0; b < 3; ++b) EXPECT_EQ(hashes[b], xxh3_64(all.subspan(b * 1024, 1024)));
+  EXPECT_EQ(hashes[3], xxh3_64(all.last(512)));
+  EXPECT_EQ(hashes[4], 77U);
+  queue.block_hashes(nullptr, 0, 256, hashes.data());
+  EXPECT_EQ(hashes[0], xxh3_64(all.first(1024)));
+}
+
+TEST(HostHashes, OfWhatNoFlatSpaceHasAreRefused) {
+  alignas(8) std::byte bytes[1280] = {};
+  uint64_t hashes[8] = {};
+  DeviceQueue& queue = host_device().compute();
+  for (int64_t n : {-256, 1, 3, 4, 8, 16, 17, 128, 129, 240, 241, 1025})
+    EXPECT_THROW(queue.block_hashes(bytes, n, 256, hashes), UsageError) << n;
+  EXPECT_THROW(queue.block_hashes(bytes, 256, 0, hashes), UsageError);
+  EXPECT_THROW(queue.block_hashes(bytes, 256, 240, hashes), UsageError);
+  EXPECT_THROW(queue.block_hashes(bytes + 4, 256, 256, hashes), UsageError);
 }
 
 TEST(HostDevice, HasMemoryOfZerosAtPagesAndQueuesThatAreDoneAtOnce) {

@@ -117,6 +117,10 @@ class ImmediateQueue : public DeviceQueue {
   void unpack_bf16(float* to, const uint16_t* from, int64_t num_elems) override {
     host().unpack_bf16(to, from, num_elems);
   }
+  void block_hashes(const void* bytes, int64_t num_bytes, int64_t block_bytes,
+                    uint64_t* hashes) override {
+    host().block_hashes(bytes, num_bytes, block_bytes, hashes);
+  }
 
  protected:
   static DeviceQueue& host() { return host_device().compute(); }
@@ -192,6 +196,10 @@ class DelayedQueue final : public ImmediateQueue {
   }
   void unpack_bf16(float* to, const uint16_t* from, int64_t num_elems) override {
     submit([=] { host().unpack_bf16(to, from, num_elems); });
+  }
+  void block_hashes(const void* bytes, int64_t num_bytes, int64_t block_bytes,
+                    uint64_t* hashes) override {
+    submit([=] { host().block_hashes(bytes, num_bytes, block_bytes, hashes); });
   }
 
  private:

@@ -1,5 +1,5 @@
 #pragma once
-// FlatKernels: the arithmetic that training does on flat memory, as one interface for the memory of
+// FlatKernels: the arithmetic that is done on flat memory, as one interface for the memory of
 // the processor and that of a GPU. Every implementation gives the same bits: plain IEEE operations,
 // each rounded once, in an order that depends on nothing but positions. Shapes and dtypes are the
 // caller's word: arrays are F32 or F64 and `num_elems` long. Thread-safety: as the queue behind it.
@@ -57,6 +57,17 @@ class FlatKernels {
   virtual void pack_bf16(uint16_t* to, const float* from, int64_t num_elems) = 0;
   /// Exact. Requires: no overlap.
   virtual void unpack_bf16(float* to, const uint16_t* from, int64_t num_elems) = 0;
+
+  /// xxh3_64() of each block of `block_bytes` bytes; the last may be short. Shapes: hashes
+  /// [ceil(num_bytes / block_bytes)], where the bytes are. Requires: as check_block_hashes. Cost:
+  /// memory bandwidth.
+  virtual void block_hashes(const void* bytes, int64_t num_bytes, int64_t block_bytes,
+                            uint64_t* hashes) = 0;
 };
+
+/// What block_hashes() takes, on every device: `bytes` at a multiple of 8; `num_bytes` and
+/// `block_bytes` multiples of kTensorAlignBytes, as every block of a flat space is. Shorter inputs
+/// have other functions in XXH3, which no state needs on a GPU. Errors: UsageError.
+void check_block_hashes(const void* bytes, int64_t num_bytes, int64_t block_bytes);
 
 }  // namespace lockstep
