@@ -13,22 +13,6 @@ constexpr size_t kPieceHashes = size_t{4} << 20;  // 32 MiB a message
 
 using BlockHashes = std::vector<std::vector<uint64_t>>;
 
-/// Hashes of a slice in memory of a device, by way of the host.
-Status hash_elsewhere(const FlatSpace& space, const StateSlice& slice, std::span<uint64_t> out) {
-  constexpr int64_t kBlocksAtOnce = 64;
-  std::vector<std::byte> copy;
-  for (int64_t first = slice.blocks.first; first < slice.blocks.end; first += kBlocksAtOnce) {
-    const BlockRun part{first, std::min(first + kBlocksAtOnce, slice.blocks.end)};
-    copy.resize(run_bytes(space, part));
-    slice.memory->read(copy, slice.bytes.subspan(run_bytes(space, {slice.blocks.first, first}),
-                                                 copy.size()));
-    LOCKSTEP_RETURN_IF_ERROR(slice.memory->settle());
-    hash_blocks(space, part, copy, out.first(static_cast<size_t>(part.num_blocks())));
-    out = out.subspan(static_cast<size_t>(part.num_blocks()));
-  }
-  return Status::ok();
-}
-
 /// Hashes of this rank's blocks in the order of its slices.
 Result<std::vector<uint64_t>> hash_own(const StateSchema& schema,
                                        const std::vector<IndexedSlice>& slices) {
@@ -41,7 +25,8 @@ Result<std::vector<uint64_t>> hash_own(const StateSchema& schema,
     if (item.slice->memory == nullptr) {
       hash_blocks(space, item.slice->blocks, item.slice->bytes, out);
     } else {
-      LOCKSTEP_RETURN_IF_ERROR(hash_elsewhere(space, *item.slice, out));
+      item.slice->memory->read_block_hashes(out, item.slice->bytes, run_bytes(space, {0, 1}));
+      LOCKSTEP_RETURN_IF_ERROR(item.slice->memory->settle());
     }
   }
   return hashes;

@@ -89,9 +89,11 @@ Status Staging::begin(const StateSchema& schema, const OwnedState& owned, uint64
   if (piece_bytes > piece_bytes_ || device_ != pinned_by_) {
     unpin_all();
     buffers_.clear();
+    hashes_of_device_ = {};
     pinned_by_ = device_;
     piece_bytes_ = piece_bytes;
   }
+  if (device_ != nullptr) LOCKSTEP_RETURN_IF_ERROR(make_room_for_hashes());
   num_pieces_ = piece_bytes_ == 0
                     ? 0
                     : static_cast<size_t>((layout_.data_bytes() + piece_bytes_ - 1) / piece_bytes_);
@@ -106,9 +108,20 @@ Status Staging::begin(const StateSchema& schema, const OwnedState& owned, uint64
   return Status::ok();
 }
 
+/// Memory that is pinned: a copy to other memory would wait for the device.
+Status Staging::make_room_for_hashes() {
+  const uint64_t bytes = layout_.num_blocks * sizeof(uint64_t);
+  if (bytes <= hashes_of_device_.size_bytes()) return Status::ok();
+  if (hashes_of_device_.size_bytes() > 0) device_->unpin(hashes_of_device_.bytes());
+  hashes_of_device_ = {};
+  LOCKSTEP_ASSIGN_OR_RETURN(hashes_of_device_, AlignedBuffer::make(bytes));
+  device_->pin(hashes_of_device_.bytes());
+  return Status::ok();
+}
+
 uint64_t Staging::capacity_bytes() {
   std::lock_guard lock(mutex_);
-  return piece_bytes_ * buffers_.size() + 8 * hashes_.capacity();
+  return piece_bytes_ * buffers_.size() + hashes_of_device_.size_bytes() + 8 * hashes_.capacity();
 }
 
 bool Staging::has_room() {
@@ -146,10 +159,11 @@ Status Staging::fill_next(Deadline deadline) {
   const Stopwatch watch;
   if (!ahead_) {
     LOCKSTEP_ASSIGN_OR_RETURN(const size_t buffer, free_buffer(deadline));
+    if (device_ != nullptr && next_offset_ == 0) begin_hashes();
     ahead_ = begin_piece(buffer, next_);
   }
-  // The next one crosses to the host while this one is hashed. What fails here leaves this one for
-  // drop_ahead() to wait for.
+  // The next one crosses to the host while this one is handed on. What fails here leaves this one
+  // for drop_ahead() to wait for.
   std::optional<PieceAhead> following;
   if (device_ != nullptr && ahead_->end.slice < slices_.size() && has_buffer()) {
     LOCKSTEP_ASSIGN_OR_RETURN(const size_t buffer, free_buffer(deadline));
@@ -160,7 +174,7 @@ Status Staging::fill_next(Deadline deadline) {
   const size_t index = piece.buffer;
   const std::span<std::byte> to = buffers_[index].bytes().first(piece_bytes_);
   const uint64_t offset = next_offset_;
-  const uint64_t bytes = fill(to);
+  const uint64_t bytes = fill(piece, to);
   const uint64_t padded = bulk_align_up(bytes);
   std::fill(to.begin() + static_cast<ptrdiff_t>(bytes), to.begin() + static_cast<ptrdiff_t>(padded),
             std::byte{0});
@@ -180,11 +194,12 @@ void Staging::unpin_all() {
   if (pinned_by_ == nullptr) return;
   drop_ahead();
   for (const AlignedBuffer& buffer : buffers_) pinned_by_->unpin(buffer.bytes());
+  if (hashes_of_device_.size_bytes() > 0) pinned_by_->unpin(hashes_of_device_.bytes());
 }
 
 /// Blocks, then what fits of the checksum table. Returns the bytes that are used.
-uint64_t Staging::fill(std::span<std::byte> to) {
-  const uint64_t blocks = copy_blocks(to);
+uint64_t Staging::fill(const PieceAhead& piece, std::span<std::byte> to) {
+  const uint64_t blocks = device_ != nullptr ? take_blocks(piece) : copy_blocks(to);
   if (next_.slice < slices_.size()) return blocks;
   const uint64_t done = next_offset_ + blocks - layout_.table_begin;
   const uint64_t part = std::min<uint64_t>(table().size() - done, to.size() - blocks);
@@ -210,9 +225,21 @@ void Staging::advance(uint64_t bytes, bool is_block_done, Cursor* at) const {
     at->block = slices_[at->slice].slice->blocks.first;
 }
 
+/// Those of the whole state, before its copies: a device hashes far faster than it copies to the
+/// host if it is given much at once, and no piece's end cuts a block here.
+void Staging::begin_hashes() {
+  auto* to = reinterpret_cast<uint64_t*>(hashes_of_device_.bytes().data());
+  for (const IndexedSlice& item : slices_) {
+    const auto count = static_cast<size_t>(item.slice->blocks.num_blocks());
+    const uint64_t block_bytes = run_bytes(space_of(*schema_, item.kind_index), {0, 1});
+    device_->read_block_hashes({to, count}, item.slice->bytes, block_bytes);
+    to += count;
+  }
+}
+
 /// A device's blocks of a piece are under way to `buffer` from here on.
 Staging::PieceAhead Staging::begin_piece(size_t buffer, Cursor at) {
-  if (device_ == nullptr) return {buffer, at, nullptr};
+  if (device_ == nullptr) return {buffer, at, 0, nullptr};
   std::span<std::byte> to = buffers_[buffer].bytes().first(piece_bytes_);
   while (at.slice < slices_.size() && !to.empty()) {
     const std::span<const std::byte> from = rest_of_block(at);
@@ -221,7 +248,7 @@ Staging::PieceAhead Staging::begin_piece(size_t buffer, Cursor at) {
     to = to.subspan(part);
     advance(part, part == from.size(), &at);
   }
-  return {buffer, at, device_->mark()};
+  return {buffer, at, piece_bytes_ - to.size(), device_->mark()};
 }
 
 /// Of a save that failed: its buffers are to be free of copies.
@@ -230,7 +257,17 @@ void Staging::drop_ahead() {
   ahead_.reset();
 }
 
-/// Copies and hashes in one pass; what has come from a device is there and is only hashed.
+/// What has come from a device; with its first piece, all hashes.
+uint64_t Staging::take_blocks(const PieceAhead& piece) {
+  if (hashes_.empty()) {
+    const auto* first = reinterpret_cast<const uint64_t*>(hashes_of_device_.bytes().data());
+    hashes_.assign(first, first + layout_.num_blocks);
+  }
+  next_ = piece.end;
+  return piece.num_bytes;
+}
+
+/// Copies and hashes in one pass.
 uint64_t Staging::copy_blocks(std::span<std::byte> to) {
   const uint64_t room = to.size();
   while (next_.slice < slices_.size() && !to.empty()) {
@@ -238,13 +275,11 @@ uint64_t Staging::copy_blocks(std::span<std::byte> to) {
     const uint64_t part = std::min<uint64_t>(from.size(), to.size());
     const bool is_block_done = part == from.size();
     if (next_.done_of_block == 0 && is_block_done) {
-      hashes_.push_back(device_ != nullptr ? xxh3_64(to.first(part))
-                                           : stream_and_xxh3_64(from, to.first(part)));
+      hashes_.push_back(stream_and_xxh3_64(from, to.first(part)));
     } else {  // the block lies in two pieces, or more
       if (!hash_of_cut_) hash_of_cut_.emplace();
-      if (device_ == nullptr) stream_copy(from.first(part), to.first(part));
-      hash_of_cut_->update(device_ != nullptr ? std::span<const std::byte>(to.first(part))
-                                              : from.first(part));
+      stream_copy(from.first(part), to.first(part));
+      hash_of_cut_->update(from.first(part));
       if (is_block_done) {
         hashes_.push_back(hash_of_cut_->digest_64());
         hash_of_cut_.reset();

@@ -1,10 +1,11 @@
 #pragma once
 // Staging: one step's owned blocks, copied piece by piece out of the live state together with their
-// checksums. The pieces follow each other as the data of a shard file: blocks, checksum table, and
-// zeros to the next multiple of kBulkAlignBytes. One side fills pieces (it alone looks at the live
-// memory), the other takes them in order, writes them and gives their buffers back; where the
-// budget is smaller than the state, the filling side waits for buffers. They may be two threads or
-// one. Buffers are kept for the next save.
+// checksums, which a device computes of its own memory. The pieces follow each other as the data of
+// a shard file: blocks, checksum table, and zeros to the next multiple of kBulkAlignBytes. One side
+// fills pieces (it alone looks at the live memory), the other takes them in order, writes them and
+// gives their buffers back; where the budget is smaller than the state, the filling side waits for
+// buffers. They may be two threads or one. Buffers are kept for the next save.
+//
 // Thread-safety: fill_next/is_filled/has_room on one thread, take/give_back on one other; stop() on
 // both; begin() while neither is at work.
 
@@ -65,7 +66,7 @@ class Staging {
   bool is_filled() const { return next_offset_ >= layout_.data_bytes(); }
   /// Whether fill_next() would not wait.
   bool has_room();
-  /// Copies and hashes the next piece. Requires: !is_filled().
+  /// Copies the next piece and, on the host, hashes it. Requires: !is_filled().
   /// Errors: kResourceExhausted (memory); kTimeout when no buffer came back; that of stop().
   Status fill_next(Deadline deadline);
 
@@ -85,8 +86,6 @@ class Staging {
  private:
   bool has_buffer();
   Result<size_t> free_buffer(Deadline deadline);
-  uint64_t fill(std::span<std::byte> to);
-  uint64_t copy_blocks(std::span<std::byte> to);
   /// What of the state comes next, from where the save is or was told to be.
   struct Cursor {
     size_t slice = 0;
@@ -99,10 +98,16 @@ class Staging {
   /// is filled.
   struct PieceAhead {
     size_t buffer = 0;
-    Cursor end;  // behind its blocks
+    Cursor end;              // behind its blocks
+    uint64_t num_bytes = 0;  // of them
     CopyMark copied;
   };
+  Status make_room_for_hashes();
+  void begin_hashes();
   PieceAhead begin_piece(size_t buffer, Cursor at);
+  uint64_t fill(const PieceAhead& piece, std::span<std::byte> to);
+  uint64_t take_blocks(const PieceAhead& piece);
+  uint64_t copy_blocks(std::span<std::byte> to);
   void drop_ahead();
   void unpin_all();
 
@@ -110,6 +115,7 @@ class Staging {
   ShardLayout layout_;
   uint64_t piece_bytes_ = 0;
   std::vector<AlignedBuffer> buffers_;
+  AlignedBuffer hashes_of_device_;  // where they arrive
   std::shared_ptr<StateMemory> pinned_by_;
 
   // The filling side's.

@@ -56,6 +56,23 @@ TEST(StateOnADevice, GoesThereAndBack) {
   EXPECT_TRUE(back == host);
 }
 
+TEST(StateOnADevice, ItsOwnHashesAreThoseOfTheCheckpoint) {
+  MemoryFileSystem fs;
+  TestState device = on_a_device(4);
+  const OwnedState owned = device.owned(0, 1);
+  memory_of(owned).miscount();
+  const Status status = with_ranks(1, [&](World& world) -> Status {
+    LOCKSTEP_ASSIGN_OR_RETURN(Checkpointer checkpointer,
+                              Checkpointer::open(quiet_options(fs, world.control_plane())));
+    LOCKSTEP_RETURN_IF_ERROR(checkpointer.save(request_of(device, owned, 1)).status());
+    return checkpointer.close();
+  });
+  ASSERT_TRUE(status.is_ok()) << status.message();
+  // What crossed is not what they vouch for.
+  TestState back(medium_schema(), 0);
+  EXPECT_EQ(restore_state(fs, 1, back).status().code(), StatusCode::kCorruption);
+}
+
 TEST(StateOnADevice, ADamagedBlockIsNotHandedToIt) {
   MemoryFileSystem fs;
   TestState host(medium_schema(), 3);
@@ -132,7 +149,7 @@ TEST(StateOnADevice, BuffersArePinnedWhileTheyAreHeld) {
   EXPECT_EQ(memory_of(owned).num_pinned(), 0);
 }
 
-TEST(StateOnADevice, APieceCrossesWhileTheOneBeforeIsHashed) {
+TEST(StateOnADevice, APieceCrossesWhileTheOneBeforeIsHandedOn) {
   MemoryFileSystem fs;
   TestState device = on_a_device(4);
   const OwnedState owned = device.owned(0, 1);

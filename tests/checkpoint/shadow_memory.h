@@ -5,6 +5,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include "lockstep/core/base/check.h"
+#include "lockstep/core/base/hash.h"
 #include "lockstep/core/flat/state.h"
 
 namespace lockstep {
@@ -43,8 +45,16 @@ class ShadowMemory final : public StateMemory {
   /// settle() fails from here on.
   void lose() { is_lost_ = true; }
 
+  /// Hashes from here on are wrong in one bit.
+  void miscount() { is_miscounting_ = true; }
+
   void read(std::span<std::byte> to_host, std::span<const std::byte> from) override {
     copies_.push_back({to_host.data(), real(from.data()), from.size()});
+  }
+  void read_block_hashes(std::span<uint64_t> to_host, std::span<const std::byte> from,
+                         uint64_t block_bytes) override {
+    LOCKSTEP_CHECK(to_host.size() == (from.size() + block_bytes - 1) / block_bytes, "hashes");
+    copies_.push_back({to_host.data(), real(from.data()), from.size(), block_bytes});
   }
   void write(std::span<std::byte> to, std::span<const std::byte> from_host) override {
     copies_.push_back({real(to.data()), from_host.data(), to.size()});
@@ -55,7 +65,7 @@ class ShadowMemory final : public StateMemory {
     const size_t end = *static_cast<size_t*>(mark.get());
     if (num_done_ + copies_.size() > end) ++num_settled_with_more_behind_;
     for (; num_done_ < end; ++num_done_) {
-      std::memcpy(copies_.front().to, copies_.front().from, copies_.front().size);
+      run(copies_.front());
       copies_.pop_front();
     }
     return Status::ok();
@@ -66,10 +76,23 @@ class ShadowMemory final : public StateMemory {
 
  private:
   struct Copy {
-    std::byte* to = nullptr;
+    void* to = nullptr;
     const std::byte* from = nullptr;
     size_t size = 0;
+    size_t block_bytes = 0;  // of hashes; 0: the bytes themselves
   };
+  void run(const Copy& copy) const {
+    if (copy.block_bytes == 0) {
+      std::memcpy(copy.to, copy.from, copy.size);
+      return;
+    }
+    auto* hash = static_cast<uint64_t*>(copy.to);
+    for (std::span left(copy.from, copy.size); !left.empty();) {
+      const size_t size = std::min(copy.block_bytes, left.size());
+      *hash++ = xxh3_64(left.first(size)) ^ (is_miscounting_ ? 1U : 0U);
+      left = left.subspan(size);
+    }
+  }
   std::byte* real(const std::byte* shadow) const {
     auto offset = static_cast<size_t>(shadow - place_.data());
     for (std::span<std::byte> part : parts_) {
@@ -86,6 +109,7 @@ class ShadowMemory final : public StateMemory {
   int num_pinned_ = 0;
   int num_settled_with_more_behind_ = 0;
   bool is_lost_ = false;
+  bool is_miscounting_ = false;
 };
 
 }  // namespace lockstep

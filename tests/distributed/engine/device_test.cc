@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "delayed_device.h"
+#include "lockstep/core/base/hash.h"
 #include "odd_run.h"
 #include "staged_memory.h"
 
@@ -218,6 +219,27 @@ TEST(DeviceQueue, AWaitHasADeadlineAndAName) {
   later.join();
 }
 
+TEST(StagedMemory, HashesBehindWhatWasWrittenMoreThanTheDeviceKeepsAtOnce) {
+  auto device = std::make_shared<DelayedDevice>(4);
+  StagedMemory memory(device);
+  // Three times what it hashes at once, the last block short.
+  constexpr size_t kBlock = 512, kNumBlocks = 20'000;
+  std::vector<std::byte> there(kNumBlocks * kBlock - 256), here(there.size());
+  std::vector<uint64_t> hashes(kNumBlocks), expected(kNumBlocks);
+  for (int round = 0; round < 3; ++round) {
+    for (size_t i = 0; i < here.size(); ++i)
+      here[i] = static_cast<std::byte>(i / kBlock + i % 251 + static_cast<size_t>(round));
+    for (size_t b = 0; b < kNumBlocks; ++b) {
+      const size_t size = std::min(kBlock, here.size() - b * kBlock);
+      expected[b] = xxh3_64(std::span<const std::byte>(here).subspan(b * kBlock, size));
+    }
+    memory.write(there, here);
+    memory.read_block_hashes(hashes, there, kBlock);
+    ASSERT_TRUE(memory.settle().is_ok());
+    ASSERT_EQ(hashes, expected);
+  }
+}
+
 TEST(StagedMemory, CopiesBehindWhatWasComputedAndIsDoneOnceSettled) {
   auto device = std::make_shared<DelayedDevice>(3);
   StagedMemory memory(device);
@@ -252,6 +274,7 @@ TEST(StagedMemory, CopiesBehindWhatWasComputedAndIsDoneOnceSettled) {
     ASSERT_TRUE(std::ranges::equal(piece(here, 12), piece(there, 0)));
   }
   EXPECT_THROW(memory.read(here, std::span(there).first(5)), UsageError);
+  EXPECT_THROW(memory.read_block_hashes({}, there, 256), UsageError);
   memory.pin(here);
   EXPECT_EQ(device->num_pinned(), 1U);
   memory.unpin(here);

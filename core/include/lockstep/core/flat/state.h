@@ -33,10 +33,10 @@ struct StateKind {
   bool operator==(const StateKind&) const = default;
 };
 
-/// Memory that the processor can't reach by itself: a GPU's. Thread-safety: one thread at a time.
 /// A point in the order of copies.
 using CopyMark = std::shared_ptr<void>;
 
+/// Memory that the processor can't reach by itself: a GPU's. Thread-safety: one thread at a time.
 class StateMemory {
  public:
   virtual ~StateMemory() = default;
@@ -44,6 +44,10 @@ class StateMemory {
   /// what training has written so far. Pieces that adjoin on both sides cost as much as one.
   virtual void read(std::span<std::byte> to_host, std::span<const std::byte> from) = 0;
   virtual void write(std::span<std::byte> to, std::span<const std::byte> from_host) = 0;
+  /// As read(), of xxh3_64() of each `block_bytes` of `from` (the last block may be short), which
+  /// the device computes from its own memory. Requires: as check_block_hashes.
+  virtual void read_block_hashes(std::span<uint64_t> to_host, std::span<const std::byte> from,
+                                 uint64_t block_bytes) = 0;
   /// The copies begun so far.
   virtual CopyMark mark() = 0;
   /// Returns once the copies up to `mark` are done. Errors: kInternal, kTimeout: the device is lost.
