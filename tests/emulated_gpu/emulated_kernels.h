@@ -56,23 +56,24 @@ T shuffled(T value, unsigned from) {
 // earlier one.
 template <typename T>
 T __shfl_sync(unsigned /*mask*/, T value, int source, int width = 32) {
-  using namespace lockstep::emulated_gpu;
+  namespace gpu = lockstep::emulated_gpu;
   const auto group = static_cast<unsigned>(width);
-  return shuffled(value, lane_of_thread() / group * group + static_cast<unsigned>(source) % group);
+  const unsigned first = gpu::lane_of_thread() / group * group;
+  return gpu::shuffled(value, first + static_cast<unsigned>(source) % group);
 }
 template <typename T>
 T __shfl_down_sync(unsigned /*mask*/, T value, unsigned delta, int width = 32) {
-  using namespace lockstep::emulated_gpu;
+  namespace gpu = lockstep::emulated_gpu;
   const auto group = static_cast<unsigned>(width);
-  const unsigned lane = lane_of_thread();
-  return shuffled(value, lane % group + delta < group ? lane + delta : lane);
+  const unsigned lane = gpu::lane_of_thread();
+  return gpu::shuffled(value, lane % group + delta < group ? lane + delta : lane);
 }
 template <typename T>
 T __shfl_xor_sync(unsigned /*mask*/, T value, int bits, int width = 32) {
-  using namespace lockstep::emulated_gpu;
+  namespace gpu = lockstep::emulated_gpu;
   const auto group = static_cast<unsigned>(width);
-  const unsigned lane = lane_of_thread(), from = lane ^ static_cast<unsigned>(bits);
-  return shuffled(value, from / group <= lane / group ? from : lane);
+  const unsigned lane = gpu::lane_of_thread(), from = lane ^ static_cast<unsigned>(bits);
+  return gpu::shuffled(value, from / group <= lane / group ? from : lane);
 }
 
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
