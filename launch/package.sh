@@ -22,9 +22,10 @@ cmake --install "$build" --prefix "$tree" --strip >"$work/install.log" || { tail
 rm -rf "$tree/include" "$tree"/lib/*.a "$tree/lib/cmake"
 cp "$build/tests/gpu_test" "$build/bin/gpu_bench" "$build/bin/step_bench" "$tree/bin/"
 strip "$tree"/bin/*
-mkdir -p "$tree/tests/gpu"
+mkdir -p "$tree/tests/gpu" "$tree/benchmarks/peers"
 cp "$root/tests/gpu.sh" "$tree/tests/"
 cp "$root"/tests/gpu/*.py "$tree/tests/gpu/"
+cp "$root"/benchmarks/peers/*.py "$tree/benchmarks/peers/"
 
 # Open MPI, as it lies below /usr: it finds everything else from OPAL_PREFIX.
 mpi_home=$(ompi_info --path pkglibdir | awk '{print $NF}') # .../openmpi/lib/openmpi3
