@@ -53,8 +53,7 @@ def bench_collectives(suite):
 def python_with_torch(suite, device):
     """A Python that can run DDP here, or None."""
     wanted = "import numpy, torch; assert torch.cuda.is_available()" if device == "cuda" else "import numpy, torch"
-    folders = [os.environ.get("LOCKSTEP_DEPS_DIR"), ROOT / ".deps"]
-    for python in [sys.executable, *[pathlib.Path(folder) / "venv/bin/python" for folder in folders if folder]]:
+    for python in (sys.executable, pathlib.Path(os.environ.get("LOCKSTEP_DEPS_DIR", ROOT / ".deps")) / "venv/bin/python"):
         with contextlib.suppress(OSError):
             if subprocess.run([python, "-c", wanted], env=suite.environment(), capture_output=True).returncode == 0:
                 return python

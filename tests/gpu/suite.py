@@ -48,11 +48,11 @@ mode = "{mode}"
 """
 
 
-# 49 million parameters: what LibTorch rounds up and keeps for itself is nothing beside them.
+# 49 million parameters with hidden layers of 7000: what LibTorch rounds up and keeps for itself is nothing beside them.
 LARGE = """
 [model]
 name = "mlp"
-hidden = [7000, 7000]
+hidden = [{hidden}, {hidden}]
 [data]
 name = "csv"
 path = "{data}"
@@ -234,21 +234,24 @@ class Suite:
         check(native["state_digest"] == tree, f"native: digest {native['state_digest']}, the tree's is {tree}")
 
     def checkpoints(self):
-        # The whole run on the GPU, and the same with a kill in the middle and another number of ranks after it.
-        whole = self.train("whole", 1, steps=8, every=4)
+        # The whole run on the GPU, and the same with a stop in the middle and another number of ranks after it.
+        half = 2 if self.emulation else 4
+        shape = {"steps": 2 * half, "every": half}
+        to_half = ("--stop-after", str(half))
+        whole = self.train("whole", 1, **shape)
         for mode in ("sync", "async"):
             run_dir = self.out / f"run-{mode}"
-            self.train(f"first-{mode}", 2, "--run-dir", run_dir, "--stop-after", "4", steps=8, every=4, mode=mode)
-            resumed = self.train(f"second-{mode}", 3, "--run-dir", run_dir, steps=8, every=4, mode=mode)
-            check(resumed["first_step"] == 4, f"{mode}: resumed at {resumed['first_step']}")
+            self.train(f"first-{mode}", 2, "--run-dir", run_dir, *to_half, mode=mode, **shape)
+            resumed = self.train(f"second-{mode}", 3, "--run-dir", run_dir, mode=mode, **shape)
+            check(resumed["first_step"] == half, f"{mode}: resumed at {resumed['first_step']}")
             check(resumed["state_digest"] == whole["state_digest"], f"{mode}: another digest after the resume")
         # Processor to GPU and back: what is restored is what was saved, before a step is done.
         for name, first, second in (("to-gpu", "cpu", "cuda"), ("to-cpu", "cuda", "cpu")):
             run_dir = self.out / f"run-{name}"
-            saved = self.train(f"{name}-saved", 2, "--run-dir", run_dir, "--stop-after", "4", device=first, steps=8, every=4)
-            kept = self.train(f"{name}-kept", 1, "--run-dir", run_dir, "--stop-after", "4", device=second, steps=8, every=4)
+            saved = self.train(f"{name}-saved", 2, "--run-dir", run_dir, *to_half, device=first, **shape)
+            kept = self.train(f"{name}-kept", 1, "--run-dir", run_dir, *to_half, device=second, **shape)
             check(kept["state_digest"] == saved["state_digest"], f"{name}: another digest after the restore")
-            self.train(f"{name}-goes-on", 2, "--run-dir", run_dir, device=second, steps=8, every=4)
+            self.train(f"{name}-goes-on", 2, "--run-dir", run_dir, device=second, **shape)
 
     def memory(self, device="cuda"):
         """Bytes that the ledger predicts from the layout against what is in use on the GPU."""
@@ -256,7 +259,7 @@ class Suite:
         self.run("table", [self.bin / "lockstep", "data", "make-tabular", "--rows", "200", "--features", "10", "--seed", "1",
                            table])
         recipe = self.out / "large.toml"
-        recipe.write_text(LARGE.format(data=table, device=device))
+        recipe.write_text(LARGE.format(data=table, device=device, hidden=1024 if self.emulation else 7000))
         for ranks in (1, 2):
             report = self.train(f"memory-{ranks}", ranks, recipe=recipe)
             check(len(report["memory_bytes"]) == ranks, f"{ranks} ranks: the report has memory of {len(report['memory_bytes'])}")
@@ -283,7 +286,7 @@ class Suite:
         with open(log, "w") as file:
             process = subprocess.Popen(
                 list(map(str, self.ranks(2, [self.bin / "lockstep", "train", recipe, "--share-gpu", "--set",
-                                             "train.timeout_s=8"]))),
+                                             f"train.timeout_s={5 if self.emulation else 8}"]))),
                 stdout=file, stderr=subprocess.STDOUT, env=self.environment(), start_new_session=True)
         try:
             victim = self.rank_process(process, log)
@@ -306,10 +309,10 @@ class Suite:
         self.figures[f"{name}_seconds_to_end"] = round(took_s, 1)
 
     def rank_process(self, job, log):
-        """The process of rank 1, some steps after its start."""
+        """The process of rank 1, once a step is done: its exchanges have connected the GPUs."""
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline:
-            if "starting from the beginning" in log.read_text(errors="replace"):
+            if re.search(r"^step \d", log.read_text(errors="replace"), re.M):
                 for entry in processes_of(job.pid):
                     try:
                         variables = (entry / "environ").read_bytes().split(b"\0")
@@ -317,7 +320,6 @@ class Suite:
                     except OSError:
                         continue
                     if name == "lockstep" and b"OMPI_COMM_WORLD_RANK=1" in variables:
-                        time.sleep(5)  # the first exchanges connect the GPUs
                         return int(entry.name)
             time.sleep(0.2)
         raise Failed("rank 1 did not come to train")
