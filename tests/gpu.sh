@@ -3,7 +3,8 @@
 #   tests/gpu.sh [--out FOLDER] [PART ...]          all parts within 9 minutes; each alone:
 #     kernels ranks invariance checkpoints memory failures sanitizer bench
 # On one GPU ranks take turns, and NCCL is told that they are on hosts of their own: slow, and right. Ends with
-# FOLDER/report.md and report.json (default: build/gpu, or gpu-report beside the package); 0 if nothing failed.
+# FOLDER/report.md and report.json (default: build/gpu, or gpu-report beside the package); 0 if nothing failed. A figure
+# that misses its bar is no failure: "not met". --emulated FOLDER: without a GPU (tests/emulated_gpu), and without figures.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ -n "${LOCKSTEP_PACKAGE:-}" ]; then
