@@ -89,11 +89,9 @@ Status Staging::begin(const StateSchema& schema, const OwnedState& owned, uint64
   if (piece_bytes > piece_bytes_ || device_ != pinned_by_) {
     unpin_all();
     buffers_.clear();
-    hashes_of_device_ = {};
     pinned_by_ = device_;
     piece_bytes_ = piece_bytes;
   }
-  if (device_ != nullptr) LOCKSTEP_RETURN_IF_ERROR(make_room_for_hashes());
   num_pieces_ = piece_bytes_ == 0
                     ? 0
                     : static_cast<size_t>((layout_.data_bytes() + piece_bytes_ - 1) / piece_bytes_);
@@ -112,11 +110,18 @@ Status Staging::begin(const StateSchema& schema, const OwnedState& owned, uint64
 Status Staging::make_room_for_hashes() {
   const uint64_t bytes = layout_.num_blocks * sizeof(uint64_t);
   if (bytes <= hashes_of_device_.size_bytes()) return Status::ok();
-  if (hashes_of_device_.size_bytes() > 0) device_->unpin(hashes_of_device_.bytes());
-  hashes_of_device_ = {};
+  unpin_hashes();
   LOCKSTEP_ASSIGN_OR_RETURN(hashes_of_device_, AlignedBuffer::make(bytes));
   device_->pin(hashes_of_device_.bytes());
   return Status::ok();
+}
+
+/// Those of a save that failed may still be under way.
+void Staging::unpin_hashes() {
+  if (hashes_of_device_.size_bytes() == 0) return;
+  pinned_by_->settle().ignore();
+  pinned_by_->unpin(hashes_of_device_.bytes());
+  hashes_of_device_ = {};
 }
 
 uint64_t Staging::capacity_bytes() {
@@ -158,8 +163,10 @@ Status Staging::fill_next(Deadline deadline) {
   LOCKSTEP_CHECK(!is_filled(), "everything is staged");
   const Stopwatch watch;
   if (!ahead_) {
+    const bool is_first = device_ != nullptr && next_offset_ == 0;
+    if (is_first) LOCKSTEP_RETURN_IF_ERROR(make_room_for_hashes());
     LOCKSTEP_ASSIGN_OR_RETURN(const size_t buffer, free_buffer(deadline));
-    if (device_ != nullptr && next_offset_ == 0) begin_hashes();
+    if (is_first) begin_hashes();
     ahead_ = begin_piece(buffer, next_);
   }
   // The next one crosses to the host while this one is handed on. What fails here leaves this one
@@ -194,7 +201,7 @@ void Staging::unpin_all() {
   if (pinned_by_ == nullptr) return;
   drop_ahead();
   for (const AlignedBuffer& buffer : buffers_) pinned_by_->unpin(buffer.bytes());
-  if (hashes_of_device_.size_bytes() > 0) pinned_by_->unpin(hashes_of_device_.bytes());
+  unpin_hashes();
 }
 
 /// Blocks, then what fits of the checksum table. Returns the bytes that are used.

@@ -103,6 +103,7 @@ class Staging {
     CopyMark copied;
   };
   Status make_room_for_hashes();
+  void unpin_hashes();
   void begin_hashes();
   PieceAhead begin_piece(size_t buffer, Cursor at);
   uint64_t fill(const PieceAhead& piece, std::span<std::byte> to);

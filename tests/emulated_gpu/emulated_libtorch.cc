@@ -9,7 +9,6 @@
 #include <c10/cuda/CUDAStream.h>
 #include <c10/util/Exception.h>
 
-#include <cstring>
 #include <set>
 #include <string>
 #include <utility>
@@ -27,8 +26,7 @@ at::Tensor on_host(const at::Tensor& tensor) {
 at::Tensor on_gpu(const at::Tensor& tensor) {
   at::Tensor there =
       at::empty_strided(tensor.sizes(), tensor.strides(), tensor.options().device(at::kCUDA));
-  if (tensor.numel() > 0)
-    std::memcpy(there.data_ptr(), tensor.const_data_ptr(), tensor.storage().nbytes());
+  on_host(there).copy_(tensor);
   return there;
 }
 

@@ -21,6 +21,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "emulated_stream.h"
@@ -32,9 +33,10 @@ namespace {
 constexpr size_t kUnreadBytes = size_t{1} << 18;
 constexpr int kPollMs = 2;
 
-enum class FrameKind : uint32_t { kHello, kData, kBye };
+// A hello for each direction, as NCCL connects them apart.
+enum class FrameKind : uint32_t { kHelloSender, kHelloReceiver, kData, kBye };
 struct FrameHeader {
-  FrameKind kind = FrameKind::kHello;
+  FrameKind kind = FrameKind::kData;
   uint32_t reserved = 0;
   uint64_t num_bytes = 0;
 };
@@ -114,7 +116,8 @@ struct ncclComm {
     uint64_t num_queued = 0, num_written = 0;
     std::string in;  // read, and no whole frame yet
     std::deque<std::string> messages;
-    bool has_said_hello = false, has_heard_hello = false;
+    // As a sender, as a receiver.
+    bool has_said_hello[2] = {}, has_heard_hello[2] = {};
     bool has_said_bye = false, has_heard_bye = false;
     bool is_deaf = false, is_gone = false;
   };
@@ -186,11 +189,10 @@ struct ncclComm {
     bool is_ready = true;
     for (const Op& op : group.ops) {
       Peer& other = peers[static_cast<size_t>(op.peer)];
-      if (!other.has_said_hello) {
-        other.has_said_hello = true;
-        queue(op.peer, FrameKind::kHello);
-      }
-      is_ready = is_ready && other.has_heard_hello;
+      const size_t mine = op.is_send ? 0 : 1;
+      if (!std::exchange(other.has_said_hello[mine], true))
+        queue(op.peer, op.is_send ? FrameKind::kHelloSender : FrameKind::kHelloReceiver);
+      is_ready = is_ready && other.has_heard_hello[1 - mine];
       if (other.is_gone && !other.has_heard_bye) error = ncclRemoteError;
     }
     if (!is_ready) return;
@@ -265,7 +267,8 @@ struct ncclComm {
     while (peer.in.size() >= sizeof(header)) {
       std::memcpy(&header, peer.in.data(), sizeof(header));
       if (peer.in.size() < sizeof(header) + header.num_bytes) break;
-      if (header.kind == FrameKind::kHello) peer.has_heard_hello = true;
+      if (header.kind == FrameKind::kHelloSender) peer.has_heard_hello[0] = true;
+      if (header.kind == FrameKind::kHelloReceiver) peer.has_heard_hello[1] = true;
       if (header.kind == FrameKind::kBye) peer.has_heard_bye = true;
       if (header.kind == FrameKind::kData)
         peer.messages.push_back(peer.in.substr(sizeof(header), header.num_bytes));

@@ -45,7 +45,7 @@ def bench_gpu(suite):
 def bench_collectives(suite):
     out = suite.out / "bench-collectives.json"
     suite.run("bench-collectives", suite.ranks(2, [suite.bin / "lockstep", "bench", "collectives", "--variants", "--device", "cuda",
-                                                   "--share-gpu", "--rounds", "5", "--out", out]))
+                                                   "--share-gpu", "--rounds", "5", "--out", out], suite.is_sharing(2)))
     suite.figures["collectives_of_two_ranks"] = json.loads(out.read_text())
     return ()
 
@@ -54,8 +54,9 @@ def python_with_torch(suite, device):
     """A Python that can run DDP here, or None."""
     wanted = "import numpy, torch; assert torch.cuda.is_available()" if device == "cuda" else "import numpy, torch"
     for python in (sys.executable, pathlib.Path(os.environ.get("LOCKSTEP_DEPS_DIR", ROOT / ".deps")) / "venv/bin/python"):
-        with contextlib.suppress(OSError):
-            if subprocess.run([python, "-c", wanted], env=suite.environment(), capture_output=True).returncode == 0:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            done = subprocess.run([python, "-c", wanted], env=suite.environment(), capture_output=True, timeout=min(60, suite.left_s()))
+            if done.returncode == 0:
                 return python
     return None
 
@@ -75,7 +76,7 @@ def bench_step(suite, device="cuda", batch=256):
                 "--fused", "--bucket-view", "--warm-up", "10", "--windows", "3", "--steps", "20"]))]
         out = suite.out / f"bench-step-{ranks}.json"
         suite.run(f"bench-step-{ranks}", suite.ranks(ranks, [suite.bin / "lockstep", "bench", "step", suite.recipe("bench", device=device),
-                                                             *words, "--out", out]))
+                                                             *words, "--out", out], suite.is_sharing(ranks)))
         suite.figures[f"step_of_{ranks}_ranks"] = json.loads(out.read_text())
     if not python:
         suite.figures["ddp"] = "not run: no Python here has numpy, and torch with a GPU"

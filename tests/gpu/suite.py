@@ -75,6 +75,10 @@ class Failed(Exception):
     """What a part says when something is not as it must be."""
 
 
+class OutOfTime(Failed):
+    """What a part says that the suite's time did not last for."""
+
+
 class NotMet(Exception):
     """What a part says when all of it ran and a figure misses its bar."""
 
@@ -113,7 +117,14 @@ class Suite:
         self.figures = {}
 
     def left_s(self):
-        return max(5.0, self.end - time.monotonic())
+        left = self.end - time.monotonic()
+        if left <= 0:
+            raise OutOfTime(f"the {BUDGET_S} s of the suite are over; each part can be run alone")
+        return left
+
+    def is_sharing(self, count):
+        """Whether so many ranks have less than a GPU each."""
+        return bool(self.emulation) or len(gpu_names()) < count
 
     def environment(self, **more):
         env = dict(os.environ, OMP_NUM_THREADS="1", NCCL_SOCKET_IFNAME="lo", NCCL_IB_DISABLE="1", **more)
@@ -139,15 +150,17 @@ class Suite:
     def run(self, name, command, timeout_s=120, want=0, **env):
         """Runs to the end, keeps the output under `name`. Fails on another exit code than `want` (None: any)."""
         log = self.out / f"{name}.log"
+        limit_s = min(timeout_s, self.left_s())
         begin = time.monotonic()
         with open(log, "w") as file:
             process = subprocess.Popen(list(map(str, command)), stdout=file, stderr=subprocess.STDOUT,
                                        env=self.environment(**env), start_new_session=True)
             try:
-                code = process.wait(timeout=min(timeout_s, self.left_s()))
+                code = process.wait(timeout=limit_s)
             except subprocess.TimeoutExpired:
                 end_session(process.pid)
                 process.wait()
+                self.left_s()
                 raise Failed(f"{name}: not done within {time.monotonic() - begin:.0f} s; {log.name}") from None
         text = log.read_text(errors="replace")
         if want is not None and code != want:
@@ -330,7 +343,7 @@ class Suite:
             return "not run: no compute-sanitizer on this machine"
         for check_name in ("memcheck", "initcheck", "synccheck"):
             self.run(f"sanitizer-{check_name}", [tool, "--tool", check_name, "--error-exitcode", "99", self.tests / "gpu_test",
-                                                 "--gtest_filter=GpuKernels*:GpuBf16*"], timeout_s=150)
+                                                 "--gtest_filter=GpuKernels*:GpuBf16*:GpuHashes*"], timeout_s=150)
         return None
 
     def bench(self):
@@ -340,9 +353,13 @@ class Suite:
         missed, failed = [], []
         for each in benches.BENCHES:
             try:
-                missed += [what for is_met, what in each(self) if not is_met]
-            except Failed as error:
-                failed.append(str(error))
+                for is_met, what in each(self):
+                    if not is_met:
+                        missed.append(what)
+            except OutOfTime as late:
+                raise OutOfTime("\n".join([str(late), *failed, *missed])) from None
+            except (Failed, OSError, ValueError, KeyError) as error:
+                failed.append(f"{each.__name__}: {error}")
         if failed:
             raise Failed("\n".join(failed + missed))
         if missed:
@@ -351,7 +368,7 @@ class Suite:
 
 
 PARTS = {"kernels": Suite.kernels, "ranks": Suite.ranks_part, "invariance": Suite.invariance,
-         "checkpoints": Suite.checkpoints, "memory": Suite.memory, "failures": Suite.failures, "sanitizer": Suite.sanitizer, "bench": Suite.bench}
+         "checkpoints": Suite.checkpoints, "memory": Suite.memory, "failures": Suite.failures, "bench": Suite.bench, "sanitizer": Suite.sanitizer}
 
 
 def gpu_names():
@@ -401,6 +418,8 @@ def main():
             result = "not run" if why else "passed"
         except NotMet as missed:
             why, result = str(missed), "not met"
+        except OutOfTime as late:
+            why, result = str(late), "out of time"
         except Failed as failed:
             why, result = str(failed), "FAILED"
         except (OSError, ValueError, KeyError) as error:
@@ -409,7 +428,7 @@ def main():
         print(f"{part}: {result} ({results[-1]['seconds']} s) {why[:300]}", flush=True)
         write_report(suite, results)
     print(f"report: {suite.out / 'report.md'}")
-    return 1 if any(r["result"] == "FAILED" for r in results) else 0
+    return 1 if any(r["result"] in ("FAILED", "out of time") for r in results) else 0
 
 
 if __name__ == "__main__":

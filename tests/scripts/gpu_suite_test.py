@@ -50,7 +50,7 @@ class Suite(unittest.TestCase):
 
     def part(self, name, given, *words, code=0, **more):
         env = dict(os.environ, PATH=f"{self.dir}:{os.environ['PATH']}", FIGURES=json.dumps(given), WORDS=str(self.dir / "words"),
-                   LOCKSTEP_DEPS_DIR=str(self.dir), PYTHONDONTWRITEBYTECODE="1", **more)
+                   LOCKSTEP_DEPS_DIR=str(self.dir), CUDA_VISIBLE_DEVICES="", PYTHONDONTWRITEBYTECODE="1", **more)
         done = subprocess.run([sys.executable, SUITE, "--bin", self.dir, "--tests", self.dir, "--default-out", self.dir / "out", *words,
                                name], env=env, capture_output=True, text=True, timeout=300)
         self.assertEqual(done.returncode, code, done.stdout + done.stderr)
@@ -89,7 +89,7 @@ class Suite(unittest.TestCase):
     def test_a_benchmark_that_breaks_fails_the_part_and_not_the_others(self):
         part, found = self.part("bench", figures(), code=1, EXIT_gpu_bench="3")
         self.assertEqual(part["result"], "FAILED")
-        self.assertIn("bench-gpu: exit code 3", part["why"])
+        self.assertIn("bench_gpu: bench-gpu: exit code 3", part["why"])
         self.assertIn("step_of_2_ranks", found)
 
     def test_an_emulated_gpu_has_no_figures(self):

@@ -11,7 +11,7 @@ import unittest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ["LOCKSTEP_BUILD"])
 EMULATED_GPU = os.environ["LOCKSTEP_EMULATED_GPU"]
-TIMEOUT_S = 300
+TIMEOUT_S = 400  # more than the runs of a part of the suite may take
 
 RECIPE = """
 [model]

@@ -82,22 +82,27 @@ struct ExchangeWatchdog::State {
     return drop_done(&lock).is_ok() && !exchanges.empty() && !deadline;
   }
 
+  Result<bool> ask(const QueueMark& mark, std::unique_lock<std::mutex>* lock) {
+    lock->unlock();
+    Result<bool> has_passed = queue.has_passed(mark);
+    lock->lock();
+    return has_passed;
+  }
+
   /// Forgets what is done. Requires: the mutex is held by `lock`; lets go of it while it asks the
   /// device, whose driver may take its time.
   Status drop_done(std::unique_lock<std::mutex>* lock) {
     while (!exchanges.empty()) {
       const uint64_t asked = num_done;
-      const QueueMark begin = deadline ? nullptr : exchanges.front().begin;
-      const QueueMark end = exchanges.front().end;
-      lock->unlock();
-      const Result<bool> is_done = queue.has_passed(end);
-      const Result<bool> is_begun = queue.has_passed(begin);
-      lock->lock();
-      LOCKSTEP_RETURN_IF_ERROR(is_done.status());
-      LOCKSTEP_RETURN_IF_ERROR(is_begun.status());
+      const QueueMark begin = exchanges.front().begin, end = exchanges.front().end;
+      LOCKSTEP_ASSIGN_OR_RETURN(const bool is_done, ask(end, lock));
       if (num_done != asked) continue;  // another thread saw it
-      if (!*is_done) {
-        if (*is_begun && !deadline) deadline = Deadline::after_s(exchanges.front().timeout_s);
+      if (!is_done) {
+        // Once it is given up the queue may go.
+        if (deadline || is_stopping || !why.is_ok()) break;
+        LOCKSTEP_ASSIGN_OR_RETURN(const bool is_begun, ask(begin, lock));
+        if (is_begun && num_done == asked)
+          deadline = Deadline::after_s(exchanges.front().timeout_s);
         break;
       }
       exchanges.pop_front();
@@ -154,7 +159,7 @@ ExchangeWatchdog::ExchangeWatchdog(DeviceQueue& queue, Actions actions, double m
 }
 
 ExchangeWatchdog::~ExchangeWatchdog() {
-  stop();
+  if (state_->threads[0].joinable()) stop();
 }
 
 void ExchangeWatchdog::run(const std::shared_ptr<State>& state) {

@@ -48,9 +48,8 @@ class ExchangeWatchdog {
     /// while one is under way.
     std::function<Status()> look;
     /// Called once, on either thread, with what `look` said, the device's own error, or kTimeout
-    /// naming the exchange:
-    /// is to make the device go on. May hang: nothing of the watchdog's owner may be touched after
-    /// what can.
+    /// naming the exchange: is to make the device go on. May hang: nothing of the watchdog's owner
+    /// may be touched after what can.
     std::function<void(const Status&)> give_up;
   };
   /// `queue` must outlive it. `most_look_s`: so long, or as long as the exchange in question, may

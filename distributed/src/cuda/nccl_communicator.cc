@@ -175,8 +175,13 @@ Status NcclCommunicator::look() {
 
 // A call has been handed over, `text` names it.
 Status NcclCommunicator::wait_handed_over(const std::string& text, Deadline deadline) {
-  return check_waited(watchdog_.wait(
-      text, deadline, [this] { return is_handed_over(); }, log_));
+  const auto is_done = [this]() -> Result<bool> {
+    Result<bool> is_over = is_handed_over();
+    if (is_over.is_ok()) return is_over;
+    const Status named = look();
+    return named.is_ok() ? is_over : named;
+  };
+  return check_waited(watchdog_.wait(text, deadline, is_done, log_));
 }
 
 Status NcclCommunicator::check_waited(const Status& waited) {
